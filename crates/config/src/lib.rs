@@ -1,1 +1,79 @@
-//! config
+//! What did the operator ask?
+//!
+//! Text in, a typed [`Config`] or every [`Problem`] out. The way there:
+//!
+//! 1. [`tree`](self): YAML becomes a tree of text, each node with its place in the file. No type is guessed: `0660`, `no`
+//!    and `1.20` arrive as they were written.
+//! 2. `load`: `include`, `${env:…}` and `${file:…}`, and the `defaults` block are applied.
+//! 3. `shape`: the tree is walked against one table of keys, which is also the JSON schema and the documentation.
+//! 4. `build`: names are resolved and values typed. Building *is* validating: a `Config` that exists is sound.
+//!
+//! A problem in one place hides none elsewhere. Pure: whoever calls brings the files and the environment, as [`Files`].
+
+mod address;
+mod build;
+mod effective;
+mod leaf;
+mod load;
+mod problem;
+mod scalar;
+mod schema;
+mod shape;
+mod source;
+mod spec;
+mod table;
+mod tree;
+
+pub use address::{Address, BindAddress};
+pub use effective::effective;
+pub use load::{Files, Loaded, load};
+pub use problem::{Problem, Problems, Severity};
+pub use schema::{keys_markdown, schema};
+pub use source::{Sources, Span};
+pub use spec::*;
+
+/// Everything from text to configuration: loads, shapes and builds.
+///
+/// # Errors
+/// Every problem found, in the order of the files, if at least one of them is an error.
+pub fn read(path: &std::path::Path, files: &dyn Files, limits: &Limits) -> Result<Checked, Rejected> {
+    let mut loaded = load(path, files);
+    let config = loaded.root.as_ref().map(|root| build::build(root, &loaded.sources, limits, &mut loaded.problems));
+    loaded.problems.sort();
+    match config {
+        Some(config) if !loaded.problems.has_errors() => {
+            Ok(Checked { config, warnings: loaded.problems, sources: loaded.sources })
+        }
+        _ => Err(Rejected { problems: loaded.problems, sources: loaded.sources }),
+    }
+}
+
+/// What the machine allows, for warnings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Open files that the process may have; `None` if unknown.
+    pub open_files: Option<u64>,
+}
+
+/// A sound configuration, and what is still worth a warning.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Problems,
+    /// The files that were read.
+    pub sources: Sources,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub struct Rejected {
+    /// At least one error.
+    pub problems: Problems,
+    /// The files that were read.
+    pub sources: Sources,
+}
+
+#[cfg(test)]
+mod tests;

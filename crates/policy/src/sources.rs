@@ -1,7 +1,7 @@
 //! How many sessions each source has, and may have.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -110,9 +110,8 @@ impl SourceLimits {
     }
 
     fn shard(&self, source: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, u32, Key>> {
-        let mut hasher = self.key.build_hasher();
-        (source, 0x5eed_u16).hash(&mut hasher);
-        let index = usize::try_from(hasher.finish() % SHARDS as u64).unwrap_or(0);
+        // Salted, so that the shard and the place in its table do not come from the same bits.
+        let index = usize::try_from(self.key.hash_one((source, 0x5eed_u16)) % SHARDS as u64).unwrap_or(0);
         // A panic elsewhere in the worker cannot leave a count half changed: no call-out happens under the lock.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }

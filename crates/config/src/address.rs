@@ -1,0 +1,221 @@
+//! Where to listen and where to connect, as written and as meant.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::scalar::{Fault, fault};
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and a port.
+    Socket(SocketAddr),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Where to listen: an address and a range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress {
+    /// `None` is every address of the machine, IPv4 and IPv6.
+    pub ip: Option<IpAddr>,
+    /// First port; 0 lets the kernel choose a free one.
+    pub first: u16,
+    /// Last port, itself included.
+    pub last: u16,
+}
+
+impl BindAddress {
+    /// Whether a connection could belong to both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if self.first == 0 || other.first == 0 || self.first > other.last || other.first > self.last {
+            return false;
+        }
+        let any = |ip: Option<IpAddr>, beside: Option<IpAddr>| match ip {
+            None => true,
+            Some(IpAddr::V4(ip)) => ip.is_unspecified() && beside.is_none_or(|b| b.is_ipv4()),
+            Some(IpAddr::V6(ip)) => ip.is_unspecified() && beside.is_none_or(|b| b.is_ipv6()),
+        };
+        self.ip == other.ip || any(self.ip, other.ip) || any(other.ip, self.ip)
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            None => write!(f, ":{}", self.first)?,
+            Some(ip) => SocketAddr::new(ip, self.first).fmt(f)?,
+        }
+        if self.last > self.first { write!(f, "-{}", self.last) } else { Ok(()) }
+    }
+}
+
+const BIND: &str =
+    "write an address and a port: 0.0.0.0:80, \"[::1]:80\", \":80\" for all addresses, \":7000-7010\" for a range";
+
+/// `0.0.0.0:80`, `[::1]:80`, `:80`, each with a port or a range of ports.
+pub(crate) fn bind(text: &str) -> Result<BindAddress, Fault> {
+    let Some((host, ports)) = text.rsplit_once(':') else { return fault("no address with a port", BIND) };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (Ok(first), Ok(last)) = (port(first), port(last)) else {
+        return fault(format!("no address: `{ports}` is no port"), BIND);
+    };
+    if first > last {
+        return fault("a range of ports that ends before it begins", format!("write `{last}-{first}`"));
+    }
+    if first == 0 && last > 0 {
+        return fault(
+            "a range of ports that begins at 0",
+            "write a range from 1 on, or port 0 alone for any free port",
+        );
+    }
+    let ip = if host.is_empty() {
+        None
+    } else {
+        Some(ip(host).map_err(|f| Fault { help: f.help.or(Some(BIND.into())), ..f })?)
+    };
+    Ok(BindAddress { ip, first, last })
+}
+
+/// An IP address with a port, and nothing else.
+pub(crate) fn socket(text: &str) -> Result<SocketAddr, Fault> {
+    let bind = bind(text)?;
+    if bind.first != bind.last {
+        return fault("a range of ports, where one is needed", "write one port");
+    }
+    Ok(SocketAddr::new(bind.ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), bind.first))
+}
+
+const ENDPOINT: &str = "write an address and a port: 10.0.0.11:5432, \"[2001:db8::1]:5432\", unix:/run/app.sock";
+
+/// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`. Names and relative ports are for a later version.
+pub(crate) fn endpoint(text: &str) -> Result<Address, Fault> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        // sun_path holds 108 bytes with the final NUL (unix(7)).
+        return match path.len() {
+            0 => fault("no path", ENDPOINT),
+            1..=107 => Ok(Address::Unix(path.into())),
+            _ => fault("too long: the path of a unix socket has at most 107 bytes", "choose a shorter path"),
+        };
+    }
+    let Some((host, port_text)) = text.rsplit_once(':') else { return fault("no address with a port", ENDPOINT) };
+    if port_text == "same" || port_text.starts_with('+') {
+        return Err(later("ports that follow the client's are"));
+    }
+    let port = match port(port_text) {
+        Ok(0) => return fault("no address: port 0 cannot be connected to", ENDPOINT),
+        Ok(port) => port,
+        Err(()) => return fault(format!("no address: `{port_text}` is no port"), ENDPOINT),
+    };
+    if host.is_empty() {
+        return fault("no address: it has no host", ENDPOINT);
+    }
+    match ip(host) {
+        Ok(ip) if ip.is_unspecified() => fault("no address that can be connected to", ENDPOINT),
+        Ok(ip) => Ok(Address::Socket(SocketAddr::new(ip, port))),
+        Err(fault) if is_host_name(host) => Err(if fault.help.is_some() { fault } else { later("names (DNS) are") }),
+        Err(_) => fault("no address", ENDPOINT),
+    }
+}
+
+fn later(what: &str) -> Fault {
+    Fault { what: format!("not in this version: {what} not served yet"), help: Some(ENDPOINT.into()), later: true }
+}
+
+fn port(text: &str) -> Result<u16, ()> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) { Err(()) } else { text.parse().map_err(drop) }
+}
+
+/// An IPv4 address, or an IPv6 address in brackets; `[::ffff:1.2.3.4]` is 1.2.3.4.
+fn ip(host: &str) -> Result<IpAddr, Fault> {
+    if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        return match inner.parse::<Ipv6Addr>() {
+            Ok(ip) => Ok(IpAddr::V6(ip).to_canonical()),
+            Err(_) => fault(format!("no address: `{inner}` is no IPv6 address"), "write it like \"[2001:db8::1]:80\""),
+        };
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return fault("an IPv6 address without brackets", format!("write \"[{host}]:PORT\""));
+    }
+    match host.parse::<Ipv4Addr>() {
+        Ok(ip) => Ok(IpAddr::V4(ip)),
+        Err(_) if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') => fault(
+            format!("no address: `{host}` is no IPv4 address"),
+            "an IPv4 address is four numbers from 0 to 255, without leading zeros",
+        ),
+        Err(_) => Err(Fault { what: format!("no address: `{host}` is no IP address"), help: None, later: false }),
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    host.len() <= 253
+        && host.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds() {
+        let shown = |text: &str| bind(text).map(|b| b.to_string()).map_err(|f| f.what);
+        assert_eq!(shown(":80").as_deref(), Ok(":80"));
+        assert_eq!(shown("0.0.0.0:7000-7010").as_deref(), Ok("0.0.0.0:7000-7010"));
+        assert_eq!(shown("[::1]:80").as_deref(), Ok("[::1]:80"));
+        assert_eq!(shown("[::ffff:127.0.0.1]:80").as_deref(), Ok("127.0.0.1:80"));
+        for wrong in [
+            "80",
+            "::1:80",
+            "1.2.3:80",
+            "1.2.3.4:x",
+            "1.2.3.4:90-80",
+            "1.2.3.4:0-9",
+            "[::g]:1",
+            "1.2.3.4:65536",
+            "1.2.3.4:+1",
+            "localhost:80",
+        ] {
+            assert!(bind(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(endpoint("10.0.0.1:5432").map(|a| a.to_string()).as_deref(), Ok("10.0.0.1:5432"));
+        assert_eq!(endpoint("unix:/run/x.sock").map(|a| a.to_string()).as_deref(), Ok("unix:/run/x.sock"));
+        assert!(endpoint("db.internal:5432").is_err_and(|f| f.later));
+        assert!(endpoint("10.0.0.1:same").is_err_and(|f| f.later));
+        assert!(endpoint("10.0.0.1:+1000").is_err_and(|f| f.later));
+        for wrong in ["10.0.0.1", "10.0.0.1:0", "10.0.0.256:80", ":80", "0.0.0.0:80", "unix:", "::1:80", "a b:80"] {
+            assert!(endpoint(wrong).is_err_and(|f| !f.later), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn overlaps() {
+        let over = |a: &str, b: &str| bind(a).is_ok_and(|a| bind(b).is_ok_and(|b| a.overlaps(&b) && b.overlaps(&a)));
+        assert!(over(":80", "1.2.3.4:80") && over("0.0.0.0:80", "1.2.3.4:80") && over("[::]:80", "[::1]:80"));
+        assert!(over("1.2.3.4:80-90", "1.2.3.4:85") && over(":80", "[::1]:80"));
+        assert!(
+            !over("0.0.0.0:80", "[::1]:80")
+                && !over("1.2.3.4:80", "1.2.3.5:80")
+                && !over(":80", ":81")
+                && !over(":0", ":0")
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! Listeners.
+
+use std::time::Duration;
+
+use floodway_policy::{Access, SourcePrefix};
+
+use super::{Builder, named};
+use crate::tree::{Node, Value, Word};
+use crate::{
+    Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem, Span, Tcp, address,
+    scalar,
+};
+
+/// Most ports of one `bind`: each is a socket a worker.
+const MOST_PORTS: u32 = 1000;
+
+impl Builder<'_> {
+    pub(super) fn build_listeners(&mut self, root: &Node) -> Vec<Listener> {
+        let all = named(root, "listeners");
+        if let Some(node) = root.get("listeners").filter(|n| matches!(&n.value, Value::Map(m) if m.is_empty())) {
+            let help = "add one: `listeners: { NAME: { bind: \":5432\", forward: POOL } }`";
+            self.error(node.span, "there is no listener", "empty", help);
+        }
+        let mut taken: Vec<(BindAddress, Span, String)> = Vec::new();
+        all.into_iter().map(|(word, node)| self.build_listener(word, node, &mut taken)).collect()
+    }
+
+    fn build_listener(&mut self, word: &Word, node: &Node, taken: &mut Vec<(BindAddress, Span, String)>) -> Listener {
+        let binds = node.get("bind").map(Node::items).unwrap_or_default();
+        if let Some(bind) = node.get("bind").filter(|b| matches!(&b.value, Value::List(l) if l.is_empty())) {
+            self.error(
+                bind.span,
+                format!("listener `{}` listens nowhere", word.text),
+                "empty",
+                "give at least one address",
+            );
+        }
+        let bind = binds.iter().filter_map(|b| self.build_bind(word, b, taken)).collect();
+        let limits = node.get("limits");
+        let per_source = limits.and_then(|l| l.get("per_source")).and_then(|n| self.build_per_source(n));
+        Listener {
+            name: word.text.clone(),
+            bind,
+            access: self.build_access(node.get("access")),
+            peer_access: self.build_access(node.get("peer_access")),
+            max_sessions: limits.and_then(|l| l.integer("sessions")),
+            per_source,
+            timeouts: self.build_client_timeouts(word, node.get("timeouts")),
+            tcp: self.build_tcp(node.get("tcp")),
+            forward: node.get("forward").and_then(|n| self.pool(n)).unwrap_or(PoolId(0)),
+        }
+    }
+
+    fn build_bind(
+        &mut self,
+        listener: &Word,
+        node: &Node,
+        taken: &mut Vec<(BindAddress, Span, String)>,
+    ) -> Option<Bind> {
+        let backlog = node.integer("backlog").unwrap_or(4096);
+        let misplaced = |builder: &mut Self, keys: &[&str], of: &str| {
+            for (word, _) in node.entries().iter().filter(|(w, _)| keys.contains(&w.text.as_str())) {
+                builder.error(
+                    word.span,
+                    format!("`{}` is only for {of}", word.text),
+                    "not here",
+                    format!("take `{}` out", word.text),
+                );
+            }
+        };
+        if let Some(at) = node.get("unix") {
+            misplaced(self, &["freebind", "interface"], "an address");
+            let path = self.sources.resolve(at.span, at.text()?);
+            if path.as_os_str().len() > 107 {
+                self.error(
+                    at.span,
+                    "the path of a unix socket has at most 107 bytes",
+                    "too long",
+                    "choose a shorter path",
+                );
+            }
+            let mode = node.get("mode").and_then(Node::text).and_then(|t| scalar::mode(t).ok());
+            return Some(Bind::Unix { path, mode, group: node.string("group"), backlog });
+        }
+        misplaced(self, &["mode", "group"], "a unix socket");
+        let at = node.get("address")?;
+        let address = at.text().and_then(|t| address::bind(t).ok())?;
+        if u32::from(address.last - address.first) >= MOST_PORTS {
+            self.error(
+                at.span,
+                format!("more than {MOST_PORTS} ports in one range"),
+                "too many",
+                "each port is a socket a worker: choose a smaller range",
+            );
+        }
+        if let Some((_, first, name)) = taken.iter().find(|(other, ..)| other.overlaps(&address)) {
+            let place = self.sources.place(*first);
+            let message = format!("`{address}` is taken by listener `{name}` already");
+            self.error(
+                at.span,
+                message,
+                "overlaps",
+                format!("listener `{name}` binds it at {place}: choose another address or port"),
+            );
+        }
+        taken.push((address, at.span, listener.text.clone()));
+        Some(Bind::Tcp { address, freebind: node.is_on("freebind"), interface: node.string("interface"), backlog })
+    }
+
+    fn build_access(&mut self, node: Option<&Node>) -> Access {
+        let Some(node) = node else { return Access::new(None, &[]) };
+        let (allow, deny) = (self.prefixes(node, "allow"), self.prefixes(node, "deny"));
+        Access::new(allow.as_deref(), &deny.unwrap_or_default())
+    }
+
+    fn build_per_source(&mut self, node: &Node) -> Option<PerSource> {
+        let Some(max_sessions) = node.integer("sessions") else {
+            if node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_str())) {
+                self.error(node.span, "`per_source` limits nothing", "incomplete", "add `sessions: N`");
+            }
+            return None;
+        };
+        let prefix = node.get("prefix");
+        let bits = |key: &str, otherwise: u8| {
+            prefix.and_then(|p| p.integer(key)).and_then(|n| u8::try_from(n).ok()).unwrap_or(otherwise)
+        };
+        let exempt = self.prefixes(node, "exempt").unwrap_or_default();
+        Some(PerSource { max_sessions, prefix: SourcePrefix { v4: bits("v4", 32), v6: bits("v6", 64) }, exempt })
+    }
+
+    fn build_client_timeouts(&mut self, listener: &Word, node: Option<&Node>) -> ClientTimeouts {
+        let idle = node.and_then(|n| n.duration("idle"));
+        if let Some(off) = node.and_then(|n| n.get("idle")).filter(|n| n.text() == Some("off")) {
+            let message = format!("listener `{}` never ends a silent session", listener.text);
+            self.warn(
+                off.span,
+                message,
+                "no limit",
+                "clients that vanish hold their session for ever; set a long `idle`, like 24h, instead",
+            );
+        }
+        ClientTimeouts {
+            idle,
+            half_close: node.and_then(|n| n.duration("half_close")).unwrap_or(Duration::from_secs(30)),
+            lifetime: node.and_then(|n| n.duration("lifetime")),
+        }
+    }
+
+    fn build_tcp(&mut self, node: Option<&Node>) -> Tcp {
+        let keepalive = node.and_then(|n| n.get("keepalive")).filter(|k| k.text().is_none());
+        Tcp {
+            keepalive: keepalive.map(|k| Keepalive {
+                idle: self.whole_seconds(k, "idle", 60),
+                every: self.whole_seconds(k, "every", 10),
+                count: k.integer("count").unwrap_or(3),
+            }),
+            user_timeout: node.and_then(|n| n.duration("user_timeout")),
+            fast_open: node.and_then(|n| n.integer("fast_open")),
+            mptcp: node.is_some_and(|n| n.is_on("mptcp")),
+            send_buffer: node.and_then(|n| n.size("send_buffer")),
+            receive_buffer: node.and_then(|n| n.size("receive_buffer")),
+        }
+    }
+
+    /// The kernel takes keepalive times in whole seconds, 1 to 32,767 (tcp(7)).
+    fn whole_seconds(&mut self, node: &Node, key: &str, otherwise: u64) -> Duration {
+        let time = node.duration(key).unwrap_or(Duration::from_secs(otherwise));
+        if time.subsec_nanos() != 0 || time.as_secs() > 32_767 {
+            let span = node.get(key).map_or(node.span, |n| n.span);
+            self.error(
+                span,
+                format!("`{key}` is in whole seconds, at most 32767s"),
+                "the kernel cannot",
+                "write a whole number of seconds",
+            );
+        }
+        time
+    }
+
+    pub(super) fn warn_of_unused_pools(&mut self, listeners: &[Listener], pools: &[Pool]) {
+        for (i, pool) in pools.iter().enumerate() {
+            let id = PoolId(i);
+            let used = listeners.iter().any(|l| l.forward == id)
+                || pools.iter().any(|p| p.when_none_fit == crate::NoneFit::Pool(id));
+            if !used && let Some((word, _)) = self.pools.get(i) {
+                let problem = Problem::warning(word.span, format!("pool `{}` is used by nobody", pool.name));
+                self.problems.add(problem.label("unused").help("forward a listener to it, or take it out"));
+            }
+        }
+    }
+}

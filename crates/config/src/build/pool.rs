@@ -1,0 +1,188 @@
+//! Pools and their endpoints.
+
+use std::time::Duration;
+
+use floodway_balance::{Admin, Algorithm};
+use floodway_judge::{Check, Rules};
+
+use super::Builder;
+use crate::tree::{Node, Origin, Value, Word};
+use crate::{Address, Endpoint, Health, NoneFit, Pool, PoolId, address};
+
+impl Builder<'_> {
+    pub(super) fn build_pools(&mut self) -> Vec<Pool> {
+        let pools: Vec<Pool> = self.pools.clone().into_iter().map(|(word, node)| self.build_pool(word, node)).collect();
+        self.find_cycles(&pools);
+        pools
+    }
+
+    fn build_pool(&mut self, word: &Word, node: &Node) -> Pool {
+        let limits = node.get("limits");
+        let per_endpoint = limits.and_then(|l| l.integer("per_endpoint"));
+        let endpoints = self.build_endpoints(word, node, per_endpoint);
+        let health = node.get("health").and_then(|n| self.build_health(n));
+        let retries = node.integer("retries").unwrap_or(2);
+        self.warn_of_idle_words(node, endpoints.len(), retries, health.is_some());
+        Pool {
+            name: word.text.clone(),
+            balance: match chosen(node, "balance").map(|(name, _)| name) {
+                Some("least_conn") => Algorithm::LeastConn,
+                Some("p2c") => Algorithm::P2c,
+                _ => Algorithm::RoundRobin,
+            },
+            endpoints,
+            health,
+            when_none_fit: self.build_none_fit(node),
+            max_sessions: limits.and_then(|l| l.integer("sessions")),
+            connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
+            retries,
+        }
+    }
+
+    fn build_endpoints(&mut self, word: &Word, pool: &Node, per_endpoint: Option<u32>) -> Vec<Endpoint> {
+        let Some(list) = pool.get("endpoints") else { return Vec::new() };
+        if matches!(&list.value, Value::List(items) if items.is_empty()) {
+            self.error(
+                list.span,
+                format!("pool `{}` has no endpoint", word.text),
+                "empty",
+                "give at least one address",
+            );
+        }
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(list.items().len());
+        let mut names = std::collections::BTreeMap::new();
+        let mut addresses = std::collections::BTreeMap::new();
+        for item in list.items() {
+            let Some(endpoint) = self.build_endpoint(item, per_endpoint) else { continue };
+            if let Some(first) = addresses.insert(endpoint.address.to_string(), item.span) {
+                let message = format!("`{}` stands twice in pool `{}`", endpoint.address, word.text);
+                let help =
+                    format!("it stands at {} already; give it a larger `weight` instead", self.sources.place(first));
+                self.error(item.span, message, "here again", help);
+            } else if let Some(first) = names.insert(endpoint.name.clone(), item.span) {
+                let message = format!("two endpoints of pool `{}` are named `{}`", word.text, endpoint.name);
+                let help = format!("the other is at {}: choose another name", self.sources.place(first));
+                self.error(item.span, message, "here again", help);
+            }
+            endpoints.push(endpoint);
+        }
+        if !endpoints.is_empty() && endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled) {
+            let message = format!("no endpoint of pool `{}` takes sessions", word.text);
+            self.warn(list.span, message, "weight 0, or not enabled", "give one a weight, or enable it");
+        }
+        endpoints
+    }
+
+    fn build_endpoint(&mut self, node: &Node, per_endpoint: Option<u32>) -> Option<Endpoint> {
+        let at = node.get("address")?;
+        let address = match address::endpoint(at.text()?).ok()? {
+            Address::Unix(path) => Address::Unix(self.sources.resolve(at.span, &path.to_string_lossy())),
+            socket @ Address::Socket(_) => socket,
+        };
+        let own = node.integer("max_sessions");
+        Some(Endpoint {
+            name: node.string("name").unwrap_or_else(|| address.to_string()),
+            address,
+            weight: node.integer("weight").unwrap_or(100),
+            max_sessions: own.into_iter().chain(per_endpoint).min(),
+            state: match node.get("state").and_then(Node::text) {
+                Some("drain") => Admin::Drain,
+                Some("disabled") => Admin::Disabled,
+                _ => Admin::Enabled,
+            },
+        })
+    }
+
+    fn build_health(&mut self, node: &Node) -> Option<Health> {
+        let checks = node.get("check")?;
+        if let Some(second) = checks.items().get(1) {
+            self.error(second.span, "several checks are not in this version", "not served yet", "give one check");
+        }
+        let (every, timeout) = (node.duration("every")?, node.duration("timeout")?);
+        let fast_every = node.duration("fast_every").unwrap_or(every);
+        if fast_every > every {
+            let span = node.get("fast_every").map_or(node.span, |n| n.span);
+            self.error(
+                span,
+                "`fast_every` is slower than `every`",
+                "longer than `every`",
+                "make it shorter, or take it out",
+            );
+        }
+        let check = checks.items().first()?;
+        let (_, tcp) = check.entries().first().map(|(word, value)| (word.text.as_str(), value))?;
+        let port = tcp.integer("port").and_then(|n| u16::try_from(n).ok());
+        Some(Health {
+            check: Check::Tcp { port },
+            every,
+            fast_every,
+            timeout,
+            rules: Rules { rise: node.integer("rise")?, fall: node.integer("fall")? },
+        })
+    }
+
+    fn build_none_fit(&mut self, node: &Node) -> NoneFit {
+        match chosen(node, "when_none_fit") {
+            Some(("refuse", _)) => NoneFit::Refuse,
+            Some(("pool", name)) => self.pool(name).map_or(NoneFit::Refuse, NoneFit::Pool),
+            _ => NoneFit::TryAll,
+        }
+    }
+
+    /// Words that can have no effect beside the others.
+    fn warn_of_idle_words(&mut self, pool: &Node, endpoints: usize, retries: u32, checked: bool) {
+        let written = |key: &str| pool.get(key).filter(|n| n.origin == Origin::File);
+        if let Some(node) = written("retries").filter(|_| endpoints == 1 && retries > 0) {
+            self.warn(
+                node.span,
+                "`retries` goes to another endpoint, and there is only one",
+                "no effect",
+                "add an endpoint, or take it out",
+            );
+        }
+        if let Some(node) = written("when_none_fit").filter(|_| !checked) {
+            self.warn(
+                node.span,
+                "without `health` no endpoint is ever unfit",
+                "no effect",
+                "add `health: { check: tcp }`",
+            );
+        }
+    }
+
+    /// `when_none_fit: { pool: … }` must lead somewhere.
+    fn find_cycles(&mut self, pools: &[Pool]) {
+        for start in 0..pools.len() {
+            let mut path = vec![start];
+            let mut at = start;
+            while let Some(NoneFit::Pool(PoolId(next))) = pools.get(at).map(|p| p.when_none_fit) {
+                if next == start {
+                    // Told once, at the first of the file that is in it.
+                    if path.iter().all(|&i| i >= start) {
+                        self.report_cycle(&path, pools);
+                    }
+                    break;
+                }
+                if path.contains(&next) {
+                    break;
+                }
+                path.push(next);
+                at = next;
+            }
+        }
+    }
+
+    fn report_cycle(&mut self, path: &[usize], pools: &[Pool]) {
+        let names: Vec<&str> =
+            path.iter().chain(path.first()).filter_map(|&i| pools.get(i)).map(|p| p.name.as_str()).collect();
+        let Some((word, node)) = path.first().and_then(|&i| self.pools.get(i).copied()) else { return };
+        let span = node.get("when_none_fit").map_or(word.span, |n| n.span);
+        let message = format!("`when_none_fit` goes in a circle: {}", names.join(" → "));
+        self.error(span, message, "part of the circle", "let one of them `refuse` or `try_all`");
+    }
+}
+
+/// The word that was chosen for `key`, and what stands under it.
+fn chosen<'a>(node: &'a Node, key: &str) -> Option<(&'a str, &'a Node)> {
+    node.get(key)?.entries().first().map(|(word, value)| (word.text.as_str(), value))
+}

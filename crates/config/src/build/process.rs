@@ -1,0 +1,120 @@
+//! Metrics, logs and the process itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use floodway_flow::Reason;
+
+use super::Builder;
+use crate::leaf::suggest;
+use crate::tree::Node;
+use crate::{Bind, BindAddress, Format, Level, Listener, Log, Output, Runtime, SessionLog, scalar};
+
+impl Builder<'_> {
+    pub(super) fn build_metrics(&mut self, root: &Node, listeners: &[Listener]) -> Option<SocketAddr> {
+        let node = root.get("metrics")?;
+        let address = node.socket("bind")?;
+        let ours = BindAddress { ip: Some(address.ip()), first: address.port(), last: address.port() };
+        let clash =
+            |l: &&Listener| l.bind.iter().any(|b| matches!(b, Bind::Tcp { address, .. } if address.overlaps(&ours)));
+        if let (Some(listener), Some(at)) = (listeners.iter().find(clash), node.get("bind")) {
+            let message = format!("`{address}` is taken by listener `{}` already", listener.name);
+            self.error(at.span, message, "overlaps", "choose another port for metrics");
+        }
+        Some(address)
+    }
+
+    pub(super) fn build_log(&mut self, root: &Node) -> Log {
+        let node = root.get("log");
+        let word = |key: &str| node.and_then(|n| n.get(key)).and_then(Node::text);
+        Log {
+            level: match word("level") {
+                Some("error") => Level::Error,
+                Some("warn") => Level::Warn,
+                Some("debug") => Level::Debug,
+                Some("trace") => Level::Trace,
+                _ => Level::Info,
+            },
+            format: if word("format") == Some("text") { Format::Text } else { Format::Json },
+            to: self.output(node.and_then(|n| n.get("to")), Output::Stderr),
+            sessions: self.build_session_log(node.and_then(|n| n.get("sessions"))),
+        }
+    }
+
+    fn build_session_log(&mut self, node: Option<&Node>) -> SessionLog {
+        let mut always = Vec::new();
+        for item in node.and_then(|n| n.get("always")).map(Node::items).unwrap_or_default() {
+            let Some(text) = item.text() else { continue };
+            match Reason::ALL.iter().find(|r| r.as_str() == text) {
+                Some(reason) => always.push(*reason),
+                None => {
+                    let known: Vec<&str> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+                    let help = suggest(text, &known);
+                    self.error(item.span, format!("`{text}` is no end reason"), "end reason wanted", help);
+                }
+            }
+        }
+        let fields = node.and_then(|n| n.get("fields")).map(Node::entries).unwrap_or_default();
+        SessionLog {
+            start: node.is_some_and(|n| n.is_on("start")),
+            every: node.and_then(|n| n.duration("every")),
+            end: node.is_none_or(|n| n.is_on("end")),
+            to: self.output(node.and_then(|n| n.get("to")), Output::Stdout),
+            sample: node
+                .and_then(|n| n.get("sample"))
+                .and_then(Node::text)
+                .and_then(|t| scalar::share(t).ok())
+                .unwrap_or(10_000),
+            always,
+            fields: fields.iter().filter_map(|(k, v)| Some((k.text.clone(), v.text()?.to_owned()))).collect(),
+        }
+    }
+
+    fn output(&self, node: Option<&Node>, otherwise: Output) -> Output {
+        match node.and_then(|n| n.text().map(|t| (t, n.span))) {
+            None => otherwise,
+            Some(("stdout", _)) => Output::Stdout,
+            Some(("stderr", _)) => Output::Stderr,
+            Some((path, span)) => Output::File(self.sources.resolve(span, path)),
+        }
+    }
+
+    pub(super) fn build_runtime(&mut self, root: &Node, listeners: &[Listener]) -> Runtime {
+        let node = root.get("runtime");
+        let runtime = Runtime {
+            workers: node.and_then(|n| n.integer("workers")),
+            max_sessions: node.and_then(|n| n.integer("max_sessions")),
+            drain_delay: node.and_then(|n| n.duration("drain_delay")).unwrap_or(Duration::ZERO),
+            drain_timeout: node.and_then(|n| n.duration("drain_timeout")).unwrap_or(Duration::from_secs(30)),
+            user: node.and_then(|n| n.string("user")),
+        };
+        self.warn_of_too_many_sessions(root, &runtime, listeners);
+        runtime
+    }
+
+    /// A session takes two open files: the client's socket and the endpoint's.
+    fn warn_of_too_many_sessions(&mut self, root: &Node, runtime: &Runtime, listeners: &[Listener]) {
+        let Some(open_files) = self.limits.open_files else { return };
+        let most = open_files / 2;
+        let help = format!(
+            "{open_files} open files carry fewer than {most} sessions; raise `ulimit -n` (LimitNOFILE=) or lower it"
+        );
+        if let (Some(n), Some(at)) = (runtime.max_sessions, root.get("runtime").and_then(|r| r.get("max_sessions")))
+            && u64::from(n) >= most
+        {
+            self.warn(
+                at.span,
+                format!("`max_sessions: {n}` is more than the limit of open files allows"),
+                "cannot be reached",
+                help.clone(),
+            );
+        }
+        for listener in listeners.iter().filter(|l| l.max_sessions.is_some_and(|n| u64::from(n) >= most)) {
+            let limits = root.get("listeners").and_then(|l| l.get(&listener.name)).and_then(|l| l.get("limits"));
+            if let Some(at) = limits.and_then(|l| l.get("sessions")) {
+                let message = format!("listener `{}` allows more sessions than the limit of open files", listener.name);
+                self.warn(at.span, message, "cannot be reached", help.clone());
+            }
+        }
+    }
+}

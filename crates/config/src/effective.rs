@@ -1,0 +1,91 @@
+//! The configuration as it takes effect: every default filled in, each value with its origin, secrets masked.
+
+use serde_json::{Map, Value as Json};
+
+use crate::load::Loaded;
+use crate::tree::{Node, Origin, Value};
+
+/// Prints the effective configuration as YAML with a comment for each value's origin, or as JSON where each leaf is
+/// `{ "value", "origin" }`. What came from `${…}` is shown as it was typed. `None` if there is no tree to show.
+#[must_use]
+pub fn effective(loaded: &Loaded, as_json: bool) -> Option<String> {
+    let mut root = loaded.root.clone()?;
+    if let Value::Map(entries) = &mut root.value {
+        entries.retain(|(k, _)| k.text != "include");
+    }
+    if as_json {
+        return serde_json::to_string_pretty(&json(&root, loaded)).ok();
+    }
+    let mut out = String::new();
+    yaml(&mut out, &root, 0, loaded);
+    Some(out)
+}
+
+fn origin(node: &Node, loaded: &Loaded) -> String {
+    match node.origin {
+        Origin::File => loaded.sources.place(node.span),
+        Origin::Defaults => format!("defaults, {}", loaded.sources.place(node.span)),
+        Origin::BuiltIn => "default".into(),
+    }
+}
+
+/// As typed where it may be secret.
+fn shown(node: &Node) -> &str {
+    node.typed.as_deref().or(node.text()).unwrap_or_default()
+}
+
+fn json(node: &Node, loaded: &Loaded) -> Json {
+    match &node.value {
+        Value::Map(entries) => Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v, loaded))).collect()),
+        Value::List(items) => Json::Array(items.iter().map(|i| json(i, loaded)).collect()),
+        Value::Null | Value::Bad => Json::Null,
+        Value::Text(_) => {
+            let mut leaf = Map::new();
+            leaf.insert("value".into(), shown(node).into());
+            leaf.insert("origin".into(), origin(node, loaded).into());
+            Json::Object(leaf)
+        }
+    }
+}
+
+fn yaml(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
+    let indent = "  ".repeat(depth);
+    match &node.value {
+        Value::Map(entries) => {
+            for (key, value) in entries {
+                out.push_str(&format!("{indent}{}:", quoted(&key.text)));
+                nested(out, value, depth + 1, loaded);
+            }
+        }
+        Value::List(items) => {
+            for item in items {
+                out.push_str(&format!("{indent}-"));
+                nested(out, item, depth + 1, loaded);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What follows a key or a dash, from the same line on.
+fn nested(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
+    match &node.value {
+        Value::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
+        Value::List(items) if items.is_empty() => out.push_str(" []\n"),
+        Value::Map(_) | Value::List(_) => {
+            out.push('\n');
+            yaml(out, node, depth, loaded);
+        }
+        _ => {
+            let text = quoted(shown(node));
+            out.push_str(&format!(" {text:<32} # {}\n", origin(node, loaded)));
+        }
+    }
+}
+
+/// Quoted where YAML could take it for something else.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./%-".contains(c);
+    let safe = !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') && !["null", "~"].contains(&text);
+    if safe { text.to_owned() } else { serde_json::to_string(text).unwrap_or_default() }
+}

@@ -1,0 +1,169 @@
+//! What a single value may be: the types of the table of keys.
+
+use crate::scalar::{Fault, fault};
+use crate::{address, scalar};
+
+/// The type of a single value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leaf {
+    /// Any text but none at all.
+    Text,
+    Name,
+    Duration,
+    /// A duration of more than nothing.
+    Time,
+    Size,
+    Integer(u64, u64),
+    Share,
+    Switch,
+    Mode,
+    /// One of these; then those of a later version.
+    Word(&'static [&'static str], &'static [&'static str]),
+    Bind,
+    Endpoint,
+    Socket,
+    /// An address range, or the name of a list.
+    Prefix,
+    /// `stdout`, `stderr` or a file's path.
+    Output,
+    /// A path of the file system.
+    Path,
+    /// One of these words, or what else.
+    Or(&'static [&'static str], &'static Leaf),
+}
+
+impl Leaf {
+    /// Whether `text` is one.
+    pub(crate) fn check(&self, text: &str) -> Result<(), Fault> {
+        match *self {
+            Self::Text | Self::Output | Self::Path if text.is_empty() => {
+                fault("empty", "write something, or leave the key out")
+            }
+            Self::Text | Self::Output | Self::Path => Ok(()),
+            Self::Name => scalar::name(text),
+            Self::Duration => scalar::duration(text).map(drop),
+            Self::Time => match scalar::duration(text)? {
+                t if t.is_zero() => {
+                    fault("0, which makes no sense here", "write a duration of more than nothing, like 1s")
+                }
+                _ => Ok(()),
+            },
+            Self::Size => scalar::size(text).map(drop),
+            Self::Integer(min, max) => scalar::integer(text, min, max).map(drop),
+            Self::Share => scalar::share(text).map(drop),
+            Self::Switch => scalar::switch(text).map(drop),
+            Self::Mode => scalar::mode(text).map(drop),
+            Self::Word(now, _) if now.contains(&text) => Ok(()),
+            Self::Word(_, later) if later.contains(&text) => {
+                Err(Fault { what: "not in this version".into(), help: None, later: true })
+            }
+            Self::Word(now, _) => fault("no word that fits here", suggest(text, now)),
+            Self::Bind => address::bind(text).map(drop),
+            Self::Endpoint => address::endpoint(text).map(drop),
+            Self::Socket => address::socket(text).map(drop),
+            Self::Prefix => prefix(text),
+            Self::Or(words, _) if words.contains(&text) => Ok(()),
+            Self::Or(words, leaf) => leaf.check(text).map_err(|f| or_words(f, words)),
+        }
+    }
+
+    /// For documentation and messages.
+    pub(crate) fn describe(&self) -> String {
+        match *self {
+            Self::Text => "text".into(),
+            Self::Name => "name".into(),
+            Self::Duration | Self::Time => "duration".into(),
+            Self::Size => "size".into(),
+            Self::Integer(min, max) => format!("number from {min} to {max}"),
+            Self::Share => "share".into(),
+            Self::Switch => "`on` or `off`".into(),
+            Self::Mode => "file mode".into(),
+            Self::Word(now, _) => quoted(now),
+            Self::Bind => "address to listen on".into(),
+            Self::Endpoint => "address to connect to".into(),
+            Self::Socket => "address and port".into(),
+            Self::Prefix => "address range or name of a list".into(),
+            Self::Output => "`stdout`, `stderr` or a path".into(),
+            Self::Path => "path".into(),
+            Self::Or(words, leaf) => format!("{}, or {}", quoted(words), leaf.describe()),
+        }
+    }
+
+    /// A regular expression for the JSON schema; looser than [`Leaf::check`] where that reads better.
+    pub(crate) fn pattern(&self) -> Option<String> {
+        let whole = |s: &str| Some(format!("^(?:{s})$"));
+        match *self {
+            Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint => None,
+            Self::Name => whole("[a-z0-9][a-z0-9_.-]*"),
+            Self::Duration | Self::Time => whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?"),
+            Self::Size => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
+            Self::Integer(..) => whole("\\d+"),
+            Self::Share => whole("\\d+(?:\\.\\d+)?%"),
+            Self::Switch => whole("on|off"),
+            Self::Mode => whole("[0-7]{3,4}"),
+            Self::Word(now, _) => whole(&now.join("|")),
+            Self::Bind | Self::Socket => whole(".*:\\d+(?:-\\d+)?"),
+            Self::Or(words, leaf) => whole(&format!("{}|{}", words.join("|"), leaf.pattern().unwrap_or(".*".into()))),
+        }
+    }
+}
+
+fn or_words(fault: Fault, words: &[&str]) -> Fault {
+    let help = fault.help.map(|help| format!("{help}; or {}", quoted(words)));
+    Fault { help, ..fault }
+}
+
+/// An address range (`10.0.0.0/8`), an address, or the name of a list.
+fn prefix(text: &str) -> Result<(), Fault> {
+    if parse_prefix(text).is_some() || (scalar::name(text).is_ok() && looks_like_a_name(text)) {
+        return Ok(());
+    }
+    fault(
+        "neither an address range nor the name of a list",
+        "write a range like 10.0.0.0/8 or 2001:db8::/32, or the name of one of `lists`",
+    )
+}
+
+/// Whether it can only be meant as the name of a list.
+pub(crate) fn looks_like_a_name(text: &str) -> bool {
+    !text.contains(['/', ':']) && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+/// A range, or an address as the range that holds it alone. `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+pub(crate) fn parse_prefix(text: &str) -> Option<floodway_policy::Prefix> {
+    let net = match text.parse::<ipnet::IpNet>() {
+        Ok(net) => net,
+        Err(_) => ipnet::IpNet::from(text.parse::<std::net::IpAddr>().ok()?),
+    };
+    match (net.addr().to_canonical(), net.prefix_len()) {
+        (std::net::IpAddr::V4(ip), bits) if net.addr().is_ipv6() => {
+            ipnet::IpNet::new(ip.into(), bits.checked_sub(96)?).ok()
+        }
+        _ => Some(net),
+    }
+}
+
+/// `a`, `b` or `c`.
+pub(crate) fn quoted(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|w| format!("`{w}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.join(""),
+    }
+}
+
+/// "did you mean …", or what there is.
+pub(crate) fn suggest(text: &str, known: &[&str]) -> String {
+    nearest(text, known).map_or_else(
+        || if known.is_empty() { "there is none".to_owned() } else { format!("there is {}", quoted(known)) },
+        |word| format!("did you mean `{word}`?"),
+    )
+}
+
+/// The known word that `text` was most likely meant to be.
+pub(crate) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+    let folded = text.to_lowercase().replace('-', "_");
+    let distance = |word: &&str| strsim::damerau_levenshtein(&folded, &word.replace('-', "_"));
+    let best = known.iter().copied().min_by_key(distance)?;
+    (distance(&best) <= 1.max(best.len().min(text.len()) / 3)).then_some(best)
+}

@@ -1,0 +1,136 @@
+//! Single values: durations, sizes, shares, numbers. Each parser says what is wrong and how to write it.
+
+use std::time::Duration;
+
+/// What is wrong with a value, and how to write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Completes "`x` is …".
+    pub(crate) what: String,
+    pub(crate) help: Option<String>,
+    /// A right value, which a later version will serve.
+    pub(crate) later: bool,
+}
+
+pub(crate) fn fault<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault { what: what.into(), help: Some(help.into()), later: false })
+}
+
+const DURATION: &str = "write a number and a unit: 500ms, 2s, 5m, 1h30m, 7d";
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 86400);
+
+/// `500ms`, `2s`, `5m`, `1h30m`, `7d`; at most ten years.
+pub(crate) fn duration(text: &str) -> Result<Duration, Fault> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    let mut smallest_yet = u64::MAX;
+    if text.is_empty() {
+        return fault("no duration", DURATION);
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        rest = &rest[digits + letters..];
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "" if digits == text.len() => {
+                return fault("a number without a unit", format!("write `{text}s` for seconds, or `{text}ms`"));
+            }
+            _ => return fault("no duration", DURATION),
+        };
+        if milliseconds >= smallest_yet {
+            return fault("no duration: its units do not go from large to small", DURATION);
+        }
+        smallest_yet = milliseconds;
+        let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(milliseconds)).map(Duration::from_millis);
+        let Some(sum) = part.and_then(|p| total.checked_add(p)).filter(|&sum| sum <= LONGEST) else {
+            return fault(if digits == 0 { "no duration" } else { "longer than ten years" }, DURATION);
+        };
+        total = sum;
+    }
+    Ok(total)
+}
+
+const SIZE: &str = "write a number and a unit: 64KiB, 1MiB, 1MB";
+
+/// `64KiB`, `1MB`, `512B`; in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, Fault> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let unit: u64 = match &text[digits..] {
+        "B" => 1,
+        "KB" | "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "" if digits > 0 => {
+            return fault("a number without a unit", format!("write `{text}B` for bytes, or `{text}KiB`"));
+        }
+        _ => return fault("no size", SIZE),
+    };
+    match text[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(bytes) => Ok(bytes),
+        None => fault("no size that fits", SIZE),
+    }
+}
+
+/// `50%`; in hundredths of a percent, 0 to 10,000.
+pub(crate) fn share(text: &str) -> Result<u32, Fault> {
+    const SHARE: &str = "write a share from 0% to 100%, like 50% or 0.5%";
+    let Some(number) = text.strip_suffix('%') else { return fault("no share", SHARE) };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let plain = |s: &str| !s.is_empty() && s.len() <= 3 && s.bytes().all(|b| b.is_ascii_digit());
+    if !plain(whole) || !plain(fraction) || fraction.len() > 2 {
+        return fault("no share", SHARE);
+    }
+    let hundredths = format!("{whole}{fraction:0<2}").parse::<u32>().unwrap_or(u32::MAX);
+    if hundredths > 10_000 { fault("more than all of it", SHARE) } else { Ok(hundredths) }
+}
+
+/// A whole number from `min` to `max`.
+pub(crate) fn integer(text: &str, min: u64, max: u64) -> Result<u64, Fault> {
+    let range = || format!("write a whole number from {min} to {max}");
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return fault("no whole number", range());
+    }
+    match text.parse::<u64>() {
+        Ok(n) if (min..=max).contains(&n) => Ok(n),
+        Ok(0) => fault("0, which makes no sense here", range()),
+        _ => fault("out of range", range()),
+    }
+}
+
+/// `on` or `off`.
+pub(crate) fn switch(text: &str) -> Result<bool, Fault> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        "true" | "yes" | "True" | "TRUE" | "Yes" => fault("not how Floodway says it", "write `on`"),
+        "false" | "no" | "False" | "FALSE" | "No" => fault("not how Floodway says it", "write `off`"),
+        _ => fault("neither `on` nor `off`", "write `on` or `off`"),
+    }
+}
+
+/// Four octal digits, as `chmod` takes them: `0660`.
+pub(crate) fn mode(text: &str) -> Result<u32, Fault> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && (3..=4).contains(&text.len()) => Ok(mode),
+        _ => fault("no file mode", "write it in octal, like \"0660\""),
+    }
+}
+
+/// Words like `pg`, `web-1`, `db.main`: `[a-z0-9][a-z0-9_.-]*`, at most 100 characters.
+pub(crate) fn name(text: &str) -> Result<(), Fault> {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let mut bytes = text.bytes();
+    if bytes.next().is_some_and(ok) && bytes.all(|b| ok(b) || b"_.-".contains(&b)) && text.len() <= 100 {
+        return Ok(());
+    }
+    fault("no name", "a name is lower-case letters, digits, `_`, `.` and `-`, and begins with a letter or a digit")
+}

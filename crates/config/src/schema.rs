@@ -1,0 +1,129 @@
+//! The table of keys as a JSON schema for editors, and as Markdown for the documentation.
+
+use serde_json::{Map, Value, json};
+
+use crate::table::{ENDPOINT, Key, Kind, LISTENER, POOL, Section, TOP};
+
+/// JSON schema (draft 2020-12) of the configuration file, for completion and checks in editors.
+#[must_use]
+pub fn schema() -> Value {
+    let mut root = section(&TOP, true);
+    if let Value::Object(map) = &mut root {
+        map.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+        map.insert("title".into(), json!("Floodway configuration"));
+        map.insert("patternProperties".into(), json!({ "^x-": true }));
+    }
+    root
+}
+
+fn section(section: &Section, whole: bool) -> Value {
+    let mut properties = Map::new();
+    for key in section.keys.iter().filter(|k| !k.later) {
+        properties.insert(key.name.into(), described(key, whole));
+    }
+    let required: Vec<&str> = section.keys.iter().filter(|k| k.required && whole).map(|k| k.name).collect();
+    let mut out = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    if let (Value::Object(map), false) = (&mut out, required.is_empty()) {
+        map.insert("required".into(), json!(required));
+    }
+    out
+}
+
+fn described(key: &Key, whole: bool) -> Value {
+    // Objects under `defaults` are parts of objects.
+    let mut out = kind(&key.kind, whole && key.name != "defaults");
+    if let Value::Object(map) = &mut out {
+        map.insert("description".into(), json!(key.doc));
+        if let Some(default) = key.default.filter(|d| *d != "{}") {
+            map.insert("default".into(), json!(default));
+        }
+    }
+    out
+}
+
+fn kind(of: &Kind, whole: bool) -> Value {
+    match of {
+        Kind::Leaf(leaf) => {
+            let mut out = json!({ "type": ["string", "number", "boolean"] });
+            if let (Value::Object(map), Some(pattern)) = (&mut out, leaf.pattern()) {
+                map.insert("pattern".into(), json!(pattern));
+            }
+            out
+        }
+        Kind::Section(s) => section(s, whole),
+        Kind::TextOr(_, s) => json!({ "anyOf": [{ "type": "string" }, section(s, whole)] }),
+        Kind::OffOr(s) => json!({ "anyOf": [{ "const": "off" }, section(s, whole)] }),
+        Kind::List(item) => json!({ "anyOf": [kind(item, whole), { "type": "array", "items": kind(item, whole) }] }),
+        Kind::Named(item) => json!({ "type": "object", "additionalProperties": kind(item, whole) }),
+        Kind::Choice(keys) => {
+            let now: Vec<&Key> = keys.iter().filter(|k| !k.later).collect();
+            let words: Vec<&str> = now.iter().filter(|k| matches!(k.kind, Kind::Section(_))).map(|k| k.name).collect();
+            let maps = now.iter().map(|k| {
+                let mut properties = Map::new();
+                properties.insert(k.name.into(), described(k, whole));
+                json!({ "type": "object", "properties": properties, "required": [k.name], "additionalProperties": false })
+            });
+            json!({ "anyOf": std::iter::once(json!({ "enum": words })).chain(maps).collect::<Vec<_>>() })
+        }
+    }
+}
+
+/// The table of keys as Markdown: what docs/configuration.md shows.
+#[must_use]
+pub fn keys_markdown() -> String {
+    let mut out = String::from("| key | is | default | does |\n|---|---|---|---|\n");
+    rows(&mut out, "", &TOP);
+    for (prefix, object) in
+        [("listeners.NAME.", &LISTENER), ("pools.NAME.", &POOL), ("pools.NAME.endpoints[].", &ENDPOINT)]
+    {
+        rows(&mut out, prefix, object);
+    }
+    out
+}
+
+fn rows(out: &mut String, prefix: &str, section: &Section) {
+    for key in section.keys.iter().filter(|k| !k.later) {
+        let default = key.default.filter(|d| *d != "{}").map_or(String::new(), |d| format!("`{d}`"));
+        let needed = if key.required { ", required" } else { "" };
+        out.push_str(&format!(
+            "| `{prefix}{}` | {}{needed} | {default} | {} |\n",
+            key.name,
+            is(&key.kind).replace('|', "\\|"),
+            key.doc.replace('|', "\\|")
+        ));
+        if let Some(inner) = descend(&key.kind) {
+            let dots = if matches!(key.kind, Kind::List(_)) { "[]" } else { "" };
+            rows(out, &format!("{prefix}{}{dots}.", key.name), inner);
+        }
+    }
+}
+
+/// The section under a key that is shown in place: the objects have rows of their own.
+fn descend(kind: &Kind) -> Option<&'static Section> {
+    let section: &'static Section = match kind {
+        Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) => s,
+        Kind::List(item) => return descend(item),
+        _ => return None,
+    };
+    let objects = [&LISTENER, &POOL, &ENDPOINT];
+    objects.iter().all(|&object| !std::ptr::eq(object, section)).then_some(section)
+}
+
+fn is(kind: &Kind) -> String {
+    match kind {
+        Kind::Leaf(leaf) => leaf.describe(),
+        Kind::Section(_) => "map".into(),
+        Kind::TextOr(key, _) => format!("`{key}`, or a map"),
+        Kind::OffOr(_) => "map, or `off`".into(),
+        Kind::List(item) => format!("list of {}", is(item)),
+        Kind::Named(_) => "map of names".into(),
+        Kind::Choice(keys) => {
+            let word = |k: &&Key| match k.kind {
+                Kind::Leaf(_) => format!("`{{ {}: NAME }}`", k.name),
+                _ => format!("`{}`", k.name),
+            };
+            let words: Vec<String> = keys.iter().filter(|k| !k.later).map(|k| word(&k)).collect();
+            words.join(" or ")
+        }
+    }
+}

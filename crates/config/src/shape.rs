@@ -1,0 +1,337 @@
+//! Walks a tree against the table of keys.
+//!
+//! [`check`] brings every spelling to one form and reports what the table does not allow; [`merge`] lays an object over its
+//! `defaults`; [`complete`] fills in what is not given and reports what must be.
+
+use crate::leaf::{nearest, quoted, suggest};
+use crate::scalar;
+use crate::table::{Key, Kind, Section};
+use crate::tree::{Node, Origin, Value, Word};
+use crate::{Problem, Problems, Sources, Span};
+
+/// Brings `node` to the form that the table gives for `kind`: words become maps, single items lists. What is wrong is
+/// reported and becomes [`Value::Bad`]. `at` names the place for messages, like "listener `pg`".
+pub(crate) struct Checker<'a> {
+    pub(crate) sources: &'a Sources,
+    pub(crate) problems: &'a mut Problems,
+}
+
+impl Checker<'_> {
+    pub(crate) fn check(&mut self, key: &Word, node: Node, kind: &Kind, at: &str) -> Node {
+        if let Value::Null = node.value {
+            self.problems.add(
+                Problem::error(key.span, format!("`{}` has no value", key.text))
+                    .label("nothing follows")
+                    .help("give it a value, or take the key out; where something can be turned off, `off` does"),
+            );
+            return bad(node);
+        }
+        match kind {
+            _ if matches!(node.value, Value::Bad) => node,
+            Kind::Leaf(leaf) => self.leaf(key, node, *leaf),
+            Kind::Section(section) => self.section(key, node, section, at),
+            Kind::TextOr(name, section) if node.text().is_some() => {
+                let kind = section.keys.iter().find(|k| k.name == *name).map(|k| &k.kind);
+                let checked = kind.map_or(node.clone(), |kind| self.check(key, node, kind, at));
+                wrap(checked, name)
+            }
+            Kind::TextOr(_, section) => self.section(key, node, section, at),
+            Kind::OffOr(_) if node.text() == Some("off") => node,
+            Kind::OffOr(section) => self.section(key, node, section, at),
+            Kind::Choice(options) => self.choice(key, node, options, at),
+            Kind::List(item) => self.list(key, node, item, at),
+            Kind::Named(of) => self.named(key, node, of),
+        }
+    }
+
+    fn leaf(&mut self, key: &Word, node: Node, leaf: crate::leaf::Leaf) -> Node {
+        let Some(text) = node.text() else {
+            let message = format!("`{}` is {}, where one {} is needed", key.text, node.kind(), leaf.describe());
+            let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
+            let braces = matches!(&node.value, Value::Map(m) if m.len() == 1);
+            self.problems.add(if braces { problem.help("text that holds braces must be quoted") } else { problem });
+            return bad(node);
+        };
+        let Err(fault) = leaf.check(text) else { return node };
+        let shown = node.typed.as_deref().unwrap_or(text);
+        let message = match fault.later {
+            true => format!("`{shown}` is {}", fault.what),
+            false => format!("`{shown}`, given for `{}`, is {}", key.text, fault.what),
+        };
+        let label = if fault.later { "not in this version".to_owned() } else { format!("{} wanted", leaf.describe()) };
+        let problem = Problem::error(node.span, message).label(label);
+        self.problems.add(fault.help.into_iter().fold(problem, Problem::help));
+        bad(node)
+    }
+
+    fn section(&mut self, key: &Word, node: Node, section: &Section, at: &str) -> Node {
+        let Value::Map(entries) = node.value else { return self.not_a_map(key, node, section) };
+        let mut seen: Vec<(String, Span)> = Vec::new();
+        let mut out = Vec::with_capacity(entries.len());
+        for (word, value) in entries {
+            if self.is_repeated(&mut seen, &word) {
+                continue;
+            }
+            match section.keys.iter().find(|k| k.name == word.text) {
+                None => self.unknown(&word, section.keys, at),
+                Some(k) if k.later => self.problems.add(not_yet(&word)),
+                Some(k) => {
+                    let value = self.check(&word, value, &k.kind, at);
+                    out.push((word, value));
+                    continue;
+                }
+            }
+            // A key that was reported still counts as given, so that nothing else complains that it is missing.
+            out.push((word, bad(value)));
+        }
+        self.exactly_one(key, &out, section);
+        Node { value: Value::Map(out), ..node }
+    }
+
+    /// Reports a second key of a group of which one is to be given.
+    fn exactly_one(&mut self, key: &Word, entries: &[(Word, Node)], section: &Section) {
+        let mut given = entries.iter().filter(|(k, _)| section.one_of.contains(&k.text.as_str()));
+        if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+            let message = format!("`{}` and `{}` exclude one another in `{}`", first.text, second.text, key.text);
+            self.problems.add(
+                Problem::error(second.span, message)
+                    .label("one of the two")
+                    .help(format!("take `{}` or `{}` out", first.text, second.text)),
+            );
+        }
+    }
+
+    fn choice(&mut self, key: &Word, node: Node, options: &[Key], at: &str) -> Node {
+        let (span, origin) = (node.span, node.origin);
+        let entries = match node.value {
+            Value::Text(text) => vec![(Word { text, span }, Node::map(Vec::new(), span, origin))],
+            Value::Map(entries) => entries,
+            _ => {
+                let message =
+                    format!("`{}` is {}, where a word or a map with one key is needed", key.text, node.kind());
+                self.problems.add(Problem::error(span, message));
+                return bad(node);
+            }
+        };
+        let node = Node { value: Value::Bad, span, origin, typed: None };
+        let now: Vec<&str> = options.iter().filter(|k| !k.later).map(|k| k.name).collect();
+        let Ok([(word, value)]) = <[(Word, Node); 1]>::try_from(entries) else {
+            let problem = Problem::error(span, format!("`{}` takes exactly one of its words", key.text));
+            self.problems.add(problem.help(format!("there is {}", quoted(&now))));
+            return node;
+        };
+        match options.iter().find(|k| k.name == word.text) {
+            None => {
+                let message = format!("`{}` is no word for `{}`", word.text, key.text);
+                let all: Vec<&str> = options.iter().map(|k| k.name).collect();
+                let help = nearest(&word.text, &all)
+                    .map_or_else(|| format!("there is {}", quoted(&now)), |n| format!("did you mean `{n}`?"));
+                self.problems.add(Problem::error(word.span, message).label(format!("in {at}")).help(help));
+                node
+            }
+            Some(k) if k.later => {
+                self.problems.add(not_yet(&word).help(format!("there is {}", quoted(&now))));
+                node
+            }
+            Some(k) => {
+                let value = self.check(&word, value, &k.kind, at);
+                Node { value: Value::Map(vec![(word, value)]), ..node }
+            }
+        }
+    }
+
+    fn list(&mut self, key: &Word, node: Node, item: &Kind, at: &str) -> Node {
+        let items = match node.value {
+            Value::List(items) => items,
+            _ => vec![node.clone()],
+        };
+        let items = items.into_iter().map(|i| {
+            let word = Word { text: key.text.clone(), span: i.span };
+            self.check(&word, i, item, at)
+        });
+        Node { value: Value::List(items.collect()), ..node }
+    }
+
+    fn named(&mut self, key: &Word, node: Node, of: &Kind) -> Node {
+        let Value::Map(entries) = node.value else {
+            let message = format!("`{}` is {}, where a map of names is needed", key.text, node.kind());
+            self.problems
+                .add(Problem::error(node.span, message).help(format!("write each as `{}: {{ NAME: … }}`", key.text)));
+            return bad(node);
+        };
+        let mut seen = Vec::new();
+        let mut out = Vec::with_capacity(entries.len());
+        for (word, value) in entries {
+            if self.is_repeated(&mut seen, &word) {
+                continue;
+            }
+            if let Err(fault) = scalar::name(&word.text) {
+                let problem = Problem::error(word.span, format!("`{}` is {}", word.text, fault.what));
+                self.problems.add(fault.help.into_iter().fold(problem, Problem::help));
+            }
+            let at = match of {
+                Kind::Section(section) => format!("{} `{}`", section.what, word.text),
+                _ => format!("`{}`", key.text),
+            };
+            let value = self.check(&word, value, of, &at);
+            out.push((word, value));
+        }
+        Node { value: Value::Map(out), ..node }
+    }
+
+    fn is_repeated(&mut self, seen: &mut Vec<(String, Span)>, word: &Word) -> bool {
+        if let Some((_, first)) = seen.iter().find(|(text, _)| *text == word.text) {
+            let problem = Problem::error(word.span, format!("`{}` is given twice", word.text)).label("here again");
+            self.problems
+                .add(problem.help(format!("it is given at {} already: take one out", self.sources.place(*first))));
+            return true;
+        }
+        seen.push((word.text.clone(), word.span));
+        false
+    }
+
+    fn unknown(&mut self, word: &Word, keys: &[Key], at: &str) {
+        let known: Vec<&str> =
+            keys.iter().filter(|k| !k.later || nearest(&word.text, &[k.name]).is_some()).map(|k| k.name).collect();
+        let problem = Problem::error(word.span, format!("unknown key `{}` in {at}", word.text)).label("no such key");
+        self.problems.add(problem.help(suggest(&word.text, &known)));
+    }
+
+    fn not_a_map(&mut self, key: &Word, node: Node, section: &Section) -> Node {
+        let message = format!("`{}` is {}, where a map of keys is needed", key.text, node.kind());
+        let known: Vec<&str> = section.keys.iter().filter(|k| !k.later).map(|k| k.name).collect();
+        let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
+        self.problems.add(match known.is_empty() {
+            true => problem.help(format!("write `{}` alone", key.text)),
+            false => problem.help(format!("its keys are {}", quoted(&known))),
+        });
+        bad(node)
+    }
+}
+
+fn not_yet(word: &Word) -> Problem {
+    Problem::error(word.span, format!("`{}` is not in this version", word.text)).label("not served yet")
+}
+
+fn bad(node: Node) -> Node {
+    Node { value: Value::Bad, ..node }
+}
+
+/// Text as the map that it stands for.
+fn wrap(node: Node, name: &str) -> Node {
+    let (span, origin) = (node.span, node.origin);
+    Node::map(vec![(Word { text: name.to_owned(), span }, node)], span, origin)
+}
+
+/// Lays `over` on `under`, deep: sections merge key by key, everything else is replaced. What comes from `under` is marked.
+pub(crate) fn merge(over: Node, under: &Node, section: &Section) -> Node {
+    let (Value::Map(mut entries), Value::Map(defaults)) = (over.value.clone(), &under.value) else { return over };
+    let chosen = |entries: &[(Word, Node)]| entries.iter().any(|(k, _)| section.one_of.contains(&k.text.as_str()));
+    let has_chosen = chosen(&entries);
+    for (word, default) in defaults {
+        match entries.iter_mut().find(|(k, _)| k.text == word.text) {
+            Some((_, given)) => {
+                let kind = section.keys.iter().find(|k| k.name == word.text).map(|k| &k.kind);
+                if let Some(Kind::Section(inner) | Kind::OffOr(inner)) = kind {
+                    let over = std::mem::replace(given, bad(default.clone()));
+                    *given = merge(over, default, inner);
+                }
+            }
+            None if has_chosen && section.one_of.contains(&word.text.as_str()) => {}
+            None => entries.push((word.clone(), marked(default.clone()))),
+        }
+    }
+    Node { value: Value::Map(entries), ..over }
+}
+
+fn marked(mut node: Node) -> Node {
+    node.origin = Origin::Defaults;
+    node.value = match node.value {
+        Value::Map(entries) => Value::Map(entries.into_iter().map(|(k, v)| (k, marked(v))).collect()),
+        Value::List(items) => Value::List(items.into_iter().map(marked).collect()),
+        other => other,
+    };
+    node
+}
+
+/// Fills in defaults in the table's order and reports required keys that are missing. `node` has been checked.
+pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: &mut Problems) -> Node {
+    match (kind, node.value.clone()) {
+        (Kind::Section(section) | Kind::TextOr(_, section) | Kind::OffOr(section), Value::Map(entries)) => {
+            complete_section(key, Node { value: Value::Map(entries), ..node }, section, at, problems)
+        }
+        (Kind::List(item), Value::List(items)) => {
+            let items = items.into_iter().map(|i| complete(key, i, item, at, problems)).collect();
+            Node { value: Value::List(items), ..node }
+        }
+        (Kind::Choice(options), Value::Map(entries)) => {
+            let inner = |(word, value): (Word, Node), problems: &mut Problems| {
+                let option = options.iter().find(|k| k.name == word.text);
+                let value = option.map_or(value.clone(), |k| complete(&word, value, &k.kind, at, problems));
+                (word, value)
+            };
+            Node { value: Value::Map(entries.into_iter().map(|e| inner(e, problems)).collect()), ..node }
+        }
+        (Kind::Named(of), Value::Map(entries)) => {
+            let inner = |(word, value): (Word, Node), problems: &mut Problems| {
+                let at = match of {
+                    Kind::Section(section) => format!("{} `{}`", section.what, word.text),
+                    _ => at.to_owned(),
+                };
+                let value = complete(&word, value, of, &at, problems);
+                (word, value)
+            };
+            Node { value: Value::Map(entries.into_iter().map(|e| inner(e, problems)).collect()), ..node }
+        }
+        _ => node,
+    }
+}
+
+fn complete_section(key: &Word, node: Node, section: &Section, at: &str, problems: &mut Problems) -> Node {
+    let mut given = match node.value {
+        Value::Map(entries) => entries,
+        _ => return node,
+    };
+    let chosen = given.iter().any(|(k, _)| section.one_of.contains(&k.text.as_str()));
+    if !chosen && let Some(&first) = section.one_of.first() {
+        let now: Vec<&str> =
+            section.keys.iter().filter(|k| !k.later && section.one_of.contains(&k.name)).map(|k| k.name).collect();
+        let problem = Problem::error(key.span, format!("{at} has no {}", quoted(&now))).label("needs one");
+        problems.add(problem.help(format!("add `{first}: …`")));
+    }
+    let mut out = Vec::with_capacity(section.keys.len());
+    for k in section.keys {
+        let found = given.iter().position(|(word, _)| word.text == k.name).map(|i| given.swap_remove(i));
+        match (found, k.default) {
+            (Some((word, value)), _) => {
+                let value = complete(&word, value, &k.kind, at, problems);
+                out.push((word, value));
+            }
+            (None, Some(default)) => {
+                let word = Word { text: k.name.to_owned(), span: key.span };
+                let value = complete(&word, built_in(default, &k.kind, key.span), &k.kind, at, problems);
+                out.push((word, value));
+            }
+            (None, None) if k.required => {
+                let problem = Problem::error(key.span, format!("{at} has no `{}`", k.name)).label("incomplete");
+                problems.add(problem.help(format!("add `{}: …` ({})", k.name, k.doc.trim_end_matches('.'))));
+            }
+            (None, None) => {}
+        }
+    }
+    Node { value: Value::Map(out), ..node }
+}
+
+/// A default of the table as a node in the form that [`Checker::check`] would give it.
+fn built_in(default: &str, kind: &Kind, span: Span) -> Node {
+    let text = |value: Value| Node { value, span, origin: Origin::BuiltIn, typed: None };
+    match kind {
+        _ if default == "{}" => text(Value::Map(Vec::new())),
+        Kind::Choice(_) => {
+            let word = Word { text: default.to_owned(), span };
+            text(Value::Map(vec![(word, text(Value::Map(Vec::new())))]))
+        }
+        Kind::List(item) => text(Value::List(vec![built_in(default, item, span)])),
+        _ => text(Value::Text(default.to_owned())),
+    }
+}

@@ -1,0 +1,275 @@
+//! A sound configuration, as plain values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use floodway_balance::{Admin, Algorithm};
+use floodway_flow::Reason;
+use floodway_judge::{Check, Rules};
+use floodway_policy::{Access, Prefix, SourcePrefix};
+
+use crate::{Address, BindAddress};
+
+/// What the operator asked for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients come in, in the order of the file.
+    pub listeners: Vec<Listener>,
+    /// Who serves them, in the order of the file.
+    pub pools: Vec<Pool>,
+    /// Where metrics and health are served; `None` is nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Logs.
+    pub log: Log,
+    /// The process.
+    pub runtime: Runtime,
+}
+
+/// A pool of the same [`Config`], by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolId(pub usize);
+
+/// Where clients come in.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Unique among listeners.
+    pub name: String,
+    /// At least one.
+    pub bind: Vec<Bind>,
+    /// By the client's address.
+    pub access: Access,
+    /// By the socket's address.
+    pub peer_access: Access,
+    /// Most sessions at a time.
+    pub max_sessions: Option<u32>,
+    /// Most sessions a source.
+    pub per_source: Option<PerSource>,
+    /// The client's side.
+    pub timeouts: ClientTimeouts,
+    /// Socket options.
+    pub tcp: Tcp,
+    /// Who takes what comes in.
+    pub forward: PoolId,
+}
+
+/// One address of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// TCP.
+    Tcp {
+        /// Address and ports.
+        address: BindAddress,
+        /// Whether the address may be one that the machine does not have (yet).
+        freebind: bool,
+        /// Only through this network interface.
+        interface: Option<String>,
+        /// Connections that may wait to be accepted.
+        backlog: u32,
+    },
+    /// A unix stream socket.
+    Unix {
+        /// Absolute, or relative to the working folder.
+        path: PathBuf,
+        /// The file's permissions; `None` leaves what the umask gives.
+        mode: Option<u32>,
+        /// The file's group; `None` leaves the process's.
+        group: Option<String>,
+        /// Connections that may wait to be accepted.
+        backlog: u32,
+    },
+}
+
+/// How many sessions each source may have.
+#[derive(Clone, Debug)]
+pub struct PerSource {
+    /// Sessions at a time.
+    pub max_sessions: u32,
+    /// What counts as one source.
+    pub prefix: SourcePrefix,
+    /// Who is not counted.
+    pub exempt: Vec<Prefix>,
+}
+
+/// Timeouts of the client's side. `None` is never.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientTimeouts {
+    /// Without a byte either way.
+    pub idle: Option<Duration>,
+    /// Without a byte once one side has ended.
+    pub half_close: Duration,
+    /// From the session's begin.
+    pub lifetime: Option<Duration>,
+}
+
+/// Socket options of a listener, and of the connections to endpoints made for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp {
+    /// `None` is off.
+    pub keepalive: Option<Keepalive>,
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); `None` is the kernel's own.
+    pub user_timeout: Option<Duration>,
+    /// Length of the queue for fast open (RFC 7413); `None` is off.
+    pub fast_open: Option<u32>,
+    /// Whether clients may use several paths (RFC 8684).
+    pub mptcp: bool,
+    /// Bytes; `None` lets the kernel choose.
+    pub send_buffer: Option<u32>,
+    /// Bytes; `None` lets the kernel choose.
+    pub receive_buffer: Option<u32>,
+}
+
+/// Keepalive probes (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Between probes.
+    pub every: Duration,
+    /// Unanswered probes that end the connection.
+    pub count: u32,
+}
+
+/// Who serves.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// How an endpoint is chosen.
+    pub balance: Algorithm,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Active checks; `None` leaves every endpoint unchecked.
+    pub health: Option<Health>,
+    /// What to do when no endpoint is fit.
+    pub when_none_fit: NoneFit,
+    /// Most sessions of the pool at a time.
+    pub max_sessions: Option<u32>,
+    /// For each try.
+    pub connect_timeout: Duration,
+    /// Tries on another endpoint after the first.
+    pub retries: u32,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Unique in its pool; its address if it was given none.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// Share of new sessions beside the others' weights.
+    pub weight: u32,
+    /// Most sessions at a time.
+    pub max_sessions: Option<u32>,
+    /// The operator's word.
+    pub state: Admin,
+}
+
+/// Active checks of a pool.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// What is asked.
+    pub check: Check,
+    /// Between checks of an endpoint.
+    pub every: Duration,
+    /// Between checks while the verdict may be changing.
+    pub fast_every: Duration,
+    /// For each check.
+    pub timeout: Duration,
+    /// Outcomes in a row that change a verdict.
+    pub rules: Rules,
+}
+
+/// What happens when no endpoint of a pool is fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoneFit {
+    /// The session is refused.
+    Refuse,
+    /// Every endpoint that the operator has not withheld is tried.
+    TryAll,
+    /// Another pool takes it. There is no cycle of these.
+    Pool(PoolId),
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// What needs a person now.
+    Error,
+    /// What may need one.
+    Warn,
+    /// What changed.
+    Info,
+    /// For finding a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Logs.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Of the process's own log.
+    pub level: Level,
+    /// Of both logs.
+    pub format: Format,
+    /// Where the process's own log goes.
+    pub to: Output,
+    /// The log of sessions.
+    pub sessions: SessionLog,
+}
+
+/// The log of sessions.
+#[derive(Clone, Debug)]
+pub struct SessionLog {
+    /// A record when a session begins.
+    pub start: bool,
+    /// A record of each live session, so often.
+    pub every: Option<Duration>,
+    /// A record when a session ends.
+    pub end: bool,
+    /// Where it goes.
+    pub to: Output,
+    /// Share of sessions that are logged, in hundredths of a percent.
+    pub sample: u32,
+    /// Ends that are logged whatever `sample` says.
+    pub always: Vec<Reason>,
+    /// Added to each record.
+    pub fields: Vec<(String, String)>,
+}
+
+/// The process.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Threads that move bytes; `None` is one a core.
+    pub workers: Option<u32>,
+    /// Most sessions of the process; `None` is what the limit of open files allows.
+    pub max_sessions: Option<u32>,
+    /// Between "not ready" and the end of accepting, at shutdown.
+    pub drain_delay: Duration,
+    /// How long sessions may go on after that.
+    pub drain_timeout: Duration,
+    /// Who the process becomes once its sockets are open.
+    pub user: Option<String>,
+}

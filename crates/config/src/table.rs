@@ -1,0 +1,442 @@
+//! Every key there is: its type, its default and what it does.
+//!
+//! The builder checks against this table, `floodway schema` and the documentation are printed from it. A key of the
+//! contract that this version does not serve yet stands in it as [`Key::later`], so that it is refused by name.
+
+use crate::leaf::Leaf;
+
+/// What may stand for a key.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Leaf(Leaf),
+    Section(&'static Section),
+    /// A section, or text that stands for `{ key: text }`.
+    TextOr(&'static str, &'static Section),
+    /// A section, or `off`.
+    OffOr(&'static Section),
+    /// Exactly one of these keys; a word W stands for `{ W: {} }`.
+    Choice(&'static [Key]),
+    /// Any number; one alone may stand without brackets.
+    List(&'static Kind),
+    /// Names of the operator's own, each with this.
+    Named(&'static Kind),
+}
+
+/// A map with known keys.
+#[derive(Debug)]
+pub(crate) struct Section {
+    /// What it is called in messages.
+    pub(crate) what: &'static str,
+    pub(crate) keys: &'static [Key],
+    /// Of these, exactly one is given.
+    pub(crate) one_of: &'static [&'static str],
+}
+
+/// A key.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// As it would be typed; `{}` is a section of defaults.
+    pub(crate) default: Option<&'static str>,
+    pub(crate) required: bool,
+    /// Refused in this version.
+    pub(crate) later: bool,
+    pub(crate) doc: &'static str,
+}
+
+impl Key {
+    const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        Self { name, kind, default: None, required: false, later: false, doc }
+    }
+
+    const fn or(mut self, default: &'static str) -> Self {
+        self.default = Some(default);
+        self
+    }
+
+    const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    const fn later(name: &'static str, doc: &'static str) -> Self {
+        Self { name, kind: Kind::Leaf(Leaf::Text), default: None, required: false, later: true, doc }
+    }
+}
+
+const fn section(what: &'static str, keys: &'static [Key]) -> Section {
+    Section { what, keys, one_of: &[] }
+}
+
+use Kind::{Choice, List, Named, OffOr, TextOr};
+use Leaf::{Duration, Integer, Name, Or, Path, Prefix, Share, Size, Socket, Switch, Text, Time, Word};
+
+const MANY: Leaf = Integer(1, 1_000_000_000);
+const OFF: &[&str] = &["off"];
+const AUTO: &[&str] = &["auto"];
+
+/// The whole file.
+pub(crate) static TOP: Section = section(
+    "the configuration",
+    &[
+        Key::new(
+            "include",
+            List(&Kind::Leaf(Path)),
+            "Other files whose names are added, in sorted order: `[conf.d/*.yaml]`. They never override.",
+        ),
+        Key::new("defaults", Kind::Section(&DEFAULTS), "Merged under every object of a kind."),
+        Key::new("listeners", Named(&Kind::Section(&LISTENER)), "Where clients come in.").required(),
+        Key::new("pools", Named(&Kind::Section(&POOL)), "Who serves them.").required(),
+        Key::new(
+            "lists",
+            Named(&List(&TextOr("range", &LIST_ITEM))),
+            "Address ranges by name, for `access` and `exempt`.",
+        ),
+        Key::new("metrics", Kind::Section(&METRICS), "Prometheus metrics, `/healthz` and `/readyz`."),
+        Key::new("log", Kind::Section(&LOG), "The process's log, and the log of sessions.").or("{}"),
+        Key::new("runtime", Kind::Section(&RUNTIME), "The process.").or("{}"),
+        Key::later("certificates", "Identities for TLS."),
+        Key::later("admin", "The socket for `status`, `drain` and the like."),
+        Key::later("reload", "Watching the file."),
+        Key::later("policies", "Rules for HTTP."),
+        Key::later("stores", "Where shared state lives."),
+    ],
+);
+
+pub(crate) static DEFAULTS: Section = section(
+    "`defaults`",
+    &[
+        Key::new("listener", Kind::Section(&LISTENER), "Under every listener."),
+        Key::new("pool", Kind::Section(&POOL), "Under every pool."),
+        Key::new("endpoint", Kind::Section(&ENDPOINT), "Under every endpoint."),
+    ],
+);
+
+static LIST_ITEM: Section = Section {
+    what: "an item of a list",
+    keys: &[
+        Key::new("range", Kind::Leaf(Prefix), "An address range, or one address."),
+        Key::later("file", "A file of ranges, watched."),
+    ],
+    one_of: &["range", "file"],
+};
+
+pub(crate) static LISTENER: Section = Section {
+    what: "listener",
+    keys: &[
+        Key::new("bind", List(&TextOr("address", &BIND)), "Addresses to listen on.").required(),
+        Key::new("protocol", List(&Kind::Leaf(Word(&["tcp"], &["udp"]))), "What is spoken.").or("tcp"),
+        Key::new("access", Kind::Section(&ACCESS), "Which clients may connect, by the client's address. `allow` alone denies the rest; the longest prefix wins.").or("{}"),
+        Key::new("peer_access", Kind::Section(&ACCESS), "Which peers may connect, by the socket's address.").or("{}"),
+        Key::new("limits", Kind::Section(&LISTENER_LIMITS), "How much at a time.").or("{}"),
+        Key::new("timeouts", Kind::Section(&CLIENT_TIMEOUTS), "The client's side.").or("{}"),
+        Key::new("tcp", Kind::Section(&TCP), "Socket options.").or("{}"),
+        Key::new("forward", Kind::Leaf(Name), "The pool that takes what comes in."),
+        Key::later("routes", "Which pool takes what."),
+        Key::later("accept_proxy", "PROXY protocol from clients."),
+        Key::later("tls", "Ends TLS here."),
+        Key::later("udp", "What one UDP flow is."),
+        Key::later("http", "Speaks HTTP."),
+        Key::later("policies", "Rules for HTTP."),
+    ],
+    one_of: &["forward", "routes"],
+};
+
+static BIND: Section = Section {
+    what: "`bind`",
+    keys: &[
+        Key::new(
+            "address",
+            Kind::Leaf(Leaf::Bind),
+            "`0.0.0.0:80`, `\"[::1]:80\"`, `\":80\"` for all IPv4 and IPv6, `\":7000-7010\"` for a range. Port 0 is any free one.",
+        ),
+        Key::new("unix", Kind::Leaf(Path), "A unix stream socket."),
+        Key::new("freebind", Kind::Leaf(Switch), "The address need not exist yet (IP_FREEBIND)."),
+        Key::new("interface", Kind::Leaf(Text), "Only through this network interface."),
+        Key::new(
+            "backlog",
+            Kind::Leaf(Integer(1, 1_000_000)),
+            "Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.",
+        )
+        .or("4096"),
+        Key::new("mode", Kind::Leaf(Leaf::Mode), "Permissions of the unix socket, in octal."),
+        Key::new("group", Kind::Leaf(Text), "Group of the unix socket."),
+    ],
+    one_of: &["address", "unix"],
+};
+
+static ACCESS: Section = section(
+    "an access list",
+    &[
+        Key::new(
+            "allow",
+            List(&Kind::Leaf(Prefix)),
+            "Ranges or names of lists that may connect; nobody else may then.",
+        ),
+        Key::new("deny", List(&Kind::Leaf(Prefix)), "Ranges or names of lists that may not."),
+    ],
+);
+
+static LISTENER_LIMITS: Section = section(
+    "a listener's `limits`",
+    &[
+        Key::new("sessions", Kind::Leaf(MANY), "Most sessions at a time; one more is reset and counted."),
+        Key::new("per_source", Kind::Section(&PER_SOURCE), "For each source."),
+        Key::later("rate", "Most new sessions in a time."),
+        Key::later("bandwidth", "Most bytes in a time."),
+    ],
+);
+
+static PER_SOURCE: Section = section(
+    "`per_source`",
+    &[
+        Key::new("sessions", Kind::Leaf(MANY), "Most sessions of one source at a time."),
+        Key::new("prefix", Kind::Section(&SOURCE_PREFIX), "How much of an address makes a source.").or("{}"),
+        Key::new("exempt", List(&Kind::Leaf(Prefix)), "Ranges or names of lists that are not counted."),
+        Key::later("rate", "Most new sessions of one source in a time."),
+        Key::later("datagrams", "Most datagrams of one source in a time."),
+    ],
+);
+
+static SOURCE_PREFIX: Section = section(
+    "`prefix`",
+    &[
+        Key::new("v4", Kind::Leaf(Integer(0, 32)), "Bits of an IPv4 address.").or("32"),
+        Key::new("v6", Kind::Leaf(Integer(0, 128)), "Bits of an IPv6 address.").or("64"),
+    ],
+);
+
+static CLIENT_TIMEOUTS: Section = section(
+    "a listener's `timeouts`",
+    &[
+        Key::new("idle", Kind::Leaf(Or(OFF, &Time)), "Without a byte either way.").or("1h"),
+        Key::new("half_close", Kind::Leaf(Time), "Without a byte once one side has ended.").or("30s"),
+        Key::new(
+            "lifetime",
+            Kind::Leaf(Or(OFF, &Time)),
+            "From the session's begin; up to a tenth earlier, so that sessions do not end together.",
+        )
+        .or("off"),
+        Key::later("sniff", "For the client's first bytes, where a route needs them."),
+    ],
+);
+
+static TCP: Section = section(
+    "`tcp`",
+    &[
+        Key::new("keepalive", OffOr(&KEEPALIVE), "Probes on silent connections, of both sides.").or("{}"),
+        Key::new("user_timeout", Kind::Leaf(Or(OFF, &Time)), "How long sent data may stay unacknowledged.").or("off"),
+        Key::new("fast_open", Kind::Leaf(Or(OFF, &Integer(1, 65535))), "Length of the queue for TCP fast open.")
+            .or("off"),
+        Key::new("mptcp", Kind::Leaf(Switch), "Multipath TCP for clients.").or("off"),
+        Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),
+        Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto"),
+    ],
+);
+
+static KEEPALIVE: Section = section(
+    "`keepalive`",
+    &[
+        Key::new("idle", Kind::Leaf(Time), "Silence before the first probe, in whole seconds.").or("60s"),
+        Key::new("every", Kind::Leaf(Time), "Between probes, in whole seconds.").or("10s"),
+        Key::new("count", Kind::Leaf(Integer(1, 127)), "Unanswered probes that end it.").or("3"),
+    ],
+);
+
+pub(crate) static POOL: Section = section(
+    "pool",
+    &[
+        Key::new("endpoints", List(&TextOr("address", &ENDPOINT)), "The servers.").required(),
+        Key::new("balance", Choice(BALANCE), "How one is chosen.").or("round_robin"),
+        Key::new(
+            "health",
+            Kind::Section(&HEALTH),
+            "Active checks; without, every endpoint is `unchecked` and eligible.",
+        ),
+        Key::new("when_none_fit", Choice(NONE_FIT), "What happens when no endpoint is fit.").or("try_all"),
+        Key::new("limits", Kind::Section(&POOL_LIMITS), "How much at a time.").or("{}"),
+        Key::new("timeouts", Kind::Section(&ENDPOINT_TIMEOUTS), "The endpoint's side.").or("{}"),
+        Key::new("retries", Kind::Leaf(Integer(0, 100)), "Tries on another endpoint, before any byte was passed on.")
+            .or("2"),
+        Key::later("on_down", "What becomes of the sessions of an endpoint that falls."),
+        Key::later("sticky", "Remembers the choice for a client."),
+        Key::later("tiers", "Endpoints that serve only when others cannot."),
+        Key::later("zones", "Prefers endpoints nearby."),
+        Key::later("subset", "Uses some endpoints of a large pool."),
+        Key::later("discovery", "How found endpoints come and go."),
+        Key::later("ejection", "Takes out endpoints that fail traffic."),
+        Key::later("slow_start", "Fewer sessions for an endpoint that has just come back."),
+        Key::later("drain", "How sessions leave an endpoint."),
+        Key::later("send_proxy", "PROXY protocol to endpoints."),
+        Key::later("connect_from", "The address that endpoints see."),
+        Key::later("tls", "TLS to endpoints."),
+        Key::later("http", "HTTP to endpoints."),
+    ],
+);
+
+static BALANCE: &[Key] = &[
+    Key::new("round_robin", Kind::Section(&NOTHING), "In turn, each by its weight."),
+    Key::new("least_conn", Kind::Section(&NOTHING), "The fewest sessions for its weight."),
+    Key::new("p2c", Kind::Section(&NOTHING), "The better of two drawn at random."),
+    Key::later("peak_ewma", "The quickest to answer."),
+    Key::later("random", "At random, by weight."),
+    Key::later("maglev", "Always the same for one key."),
+    Key::later("rendezvous", "Always the same for one key."),
+    Key::later("ring_hash", "Always the same for one key."),
+    Key::later("first", "The first that has room."),
+];
+
+static NOTHING: Section = section("it", &[]);
+
+static NONE_FIT: &[Key] = &[
+    Key::new("refuse", Kind::Section(&NOTHING), "The session is reset."),
+    Key::new("try_all", Kind::Section(&NOTHING), "Every endpoint is tried."),
+    Key::new("pool", Kind::Leaf(Name), "Another pool takes it."),
+];
+
+pub(crate) static ENDPOINT: Section = Section {
+    what: "endpoint",
+    keys: &[
+        Key::new("name", Kind::Leaf(Name), "Its name in metrics and logs; its address if none is given."),
+        Key::new(
+            "address",
+            Kind::Leaf(Leaf::Endpoint),
+            "`10.0.0.11:5432`, `\"[2001:db8::1]:5432\"` or `unix:/run/app.sock`.",
+        ),
+        Key::new(
+            "weight",
+            Kind::Leaf(Integer(0, 1000)),
+            "Share of new sessions beside the others' weights; 0 takes none.",
+        )
+        .or("100"),
+        Key::new("max_sessions", Kind::Leaf(MANY), "Most sessions at a time."),
+        Key::new(
+            "state",
+            Kind::Leaf(Word(&["enabled", "drain", "disabled"], &[])),
+            "`drain` takes no new sessions; `disabled` is not checked either.",
+        )
+        .or("enabled"),
+        Key::later("zone", "Where it stands."),
+        Key::later("tier", "When it serves."),
+        Key::later("dns", "A name with many addresses."),
+        Key::later("srv", "A service in DNS."),
+        Key::later("file", "A watched list."),
+        Key::later("http", "A polled list."),
+        Key::later("consul", "A Consul service."),
+    ],
+    one_of: &["address", "dns", "srv", "file", "http", "consul"],
+};
+
+static HEALTH: Section = section(
+    "`health`",
+    &[
+        Key::new("check", List(&Choice(CHECK)), "What is asked.").required(),
+        Key::new("every", Kind::Leaf(Time), "Between checks of an endpoint.").or("2s"),
+        Key::new(
+            "fast_every",
+            Kind::Leaf(Time),
+            "Between checks while the verdict may be changing; `every` if not given.",
+        ),
+        Key::new("timeout", Kind::Leaf(Time), "For each check.").or("1s"),
+        Key::new("rise", Kind::Leaf(Integer(1, 1000)), "Passes in a row that bring it back.").or("2"),
+        Key::new("fall", Kind::Leaf(Integer(1, 1000)), "Failures in a row that take it out.").or("3"),
+    ],
+);
+
+static CHECK: &[Key] = &[
+    Key::new("tcp", Kind::Section(&TCP_CHECK), "It accepts a connection."),
+    Key::later("any", "One of several checks."),
+    Key::later("tls", "It shakes hands."),
+    Key::later("http", "It answers a request."),
+    Key::later("grpc", "It serves, says its health service."),
+    Key::later("postgres", "It answers, in its role."),
+    Key::later("mysql", "It answers, in its role."),
+    Key::later("redis", "It answers, in its role."),
+    Key::later("smtp", "It greets."),
+    Key::later("mqtt", "It answers."),
+    Key::later("dns", "It resolves."),
+    Key::later("udp", "It answers a datagram."),
+    Key::later("exec", "A program says so."),
+];
+
+static TCP_CHECK: Section = section(
+    "the `tcp` check",
+    &[
+        Key::new("port", Kind::Leaf(Integer(1, 65535)), "Another port than the endpoint's own."),
+        Key::later("exchange", "What to send and to expect."),
+        Key::later("tls", "TLS for the check."),
+    ],
+);
+
+static POOL_LIMITS: Section = section(
+    "a pool's `limits`",
+    &[
+        Key::new("sessions", Kind::Leaf(MANY), "Most sessions of the pool at a time."),
+        Key::new("per_endpoint", Kind::Leaf(MANY), "Most sessions of each endpoint at a time."),
+        Key::later("queue", "Sessions that may wait for room."),
+    ],
+);
+
+static ENDPOINT_TIMEOUTS: Section = section(
+    "a pool's `timeouts`",
+    &[
+        Key::new("connect", Kind::Leaf(Time), "For each try to connect.").or("3s"),
+        Key::later("queue", "Waiting for room."),
+    ],
+);
+
+static METRICS: Section = section(
+    "`metrics`",
+    &[Key::new(
+        "bind",
+        Kind::Leaf(Socket),
+        "Where `GET /metrics`, `/healthz` and `/readyz` are served, without authentication.",
+    )
+    .required()],
+);
+
+static LOG: Section = section(
+    "`log`",
+    &[
+        Key::new(
+            "level",
+            Kind::Leaf(Word(&["error", "warn", "info", "debug", "trace"], &[])),
+            "How much of the process's own log.",
+        )
+        .or("info"),
+        Key::new("format", Kind::Leaf(Word(&["json", "text"], &[])), "Of both logs.").or("json"),
+        Key::new("to", Kind::Leaf(Leaf::Output), "`stderr`, `stdout` or a file that is appended to.").or("stderr"),
+        Key::new("sessions", Kind::Section(&SESSION_LOG), "The log of sessions.").or("{}"),
+    ],
+);
+
+static SESSION_LOG: Section = section(
+    "`sessions`",
+    &[
+        Key::new("start", Kind::Leaf(Switch), "A record when a session begins.").or("off"),
+        Key::new("every", Kind::Leaf(Or(OFF, &Time)), "A record of each live session, so often.").or("off"),
+        Key::new("end", Kind::Leaf(Switch), "A record when a session ends.").or("on"),
+        Key::new("to", Kind::Leaf(Leaf::Output), "`stdout`, `stderr` or a file that is appended to.").or("stdout"),
+        Key::new("sample", Kind::Leaf(Share), "Share of sessions that are logged.").or("100%"),
+        Key::new("always", List(&Kind::Leaf(Text)), "End reasons that are logged whatever `sample` says."),
+        Key::new("fields", Named(&Kind::Leaf(Text)), "Added to each record."),
+    ],
+);
+
+static RUNTIME: Section = section(
+    "`runtime`",
+    &[
+        Key::new("workers", Kind::Leaf(Or(AUTO, &Integer(1, 1024))), "Threads that move bytes; one a core.").or("auto"),
+        Key::new(
+            "max_sessions",
+            Kind::Leaf(Or(AUTO, &MANY)),
+            "Most sessions of the process; what the limit of open files allows.",
+        )
+        .or("auto"),
+        Key::new("drain_delay", Kind::Leaf(Duration), "Between \"not ready\" and the end of accepting, at shutdown.")
+            .or("0s"),
+        Key::new("drain_timeout", Kind::Leaf(Duration), "How long sessions may go on after that.").or("30s"),
+        Key::new("user", Kind::Leaf(Text), "Who the process becomes once its sockets are open."),
+    ],
+);
