@@ -48,19 +48,29 @@ fn json(node: &Node, loaded: &Loaded) -> Json {
     }
 }
 
+/// Where the comments begin.
+const COMMENTS: usize = 56;
+
 fn yaml(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
-    let indent = "  ".repeat(depth);
     match &node.value {
         Value::Map(entries) => {
-            for (key, value) in entries {
+            for (i, (key, value)) in entries.iter().enumerate() {
+                // The first key of a map in a list stands on the line of its dash.
+                let indent = if i == 0 && out.ends_with("- ") { String::new() } else { "  ".repeat(depth) };
                 out.push_str(&format!("{indent}{}:", quoted(&key.text)));
                 nested(out, value, depth + 1, loaded);
             }
         }
         Value::List(items) => {
             for item in items {
-                out.push_str(&format!("{indent}-"));
-                nested(out, item, depth + 1, loaded);
+                out.push_str(&format!("{}-", "  ".repeat(depth)));
+                match &item.value {
+                    Value::Map(entries) if !entries.is_empty() => {
+                        out.push(' ');
+                        yaml(out, item, depth + 1, loaded);
+                    }
+                    _ => nested(out, item, depth + 1, loaded),
+                }
             }
         }
         _ => {}
@@ -77,8 +87,11 @@ fn nested(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
             yaml(out, node, depth, loaded);
         }
         _ => {
-            let text = quoted(shown(node));
-            out.push_str(&format!(" {text:<32} # {}\n", origin(node, loaded)));
+            out.push(' ');
+            out.push_str(&quoted(shown(node)));
+            let column = out.len() - out.rfind('\n').map_or(0, |at| at + 1);
+            out.push_str(&" ".repeat(COMMENTS.saturating_sub(column).max(1)));
+            out.push_str(&format!("# {}\n", origin(node, loaded)));
         }
     }
 }

@@ -1,1 +1,69 @@
-fn main() {}
+//! The command line, and the wiring of it all.
+
+mod cli;
+mod commands;
+mod files;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What the process ends with; scripts rely on the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Ok = 0,
+    Failed = 1,
+    BadConfig = 2,
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let done = match cli.command {
+        Command::Run(args) => commands::run::run(&args),
+        Command::Tcp(args) => commands::tcp::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Config(args) => commands::config::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
+        Command::Schema(args) => commands::reference::schema(&args),
+        Command::Completions { shell } => commands::reference::completions(shell),
+        Command::Man => commands::reference::man(),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("floodway: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let later = std::env::args().nth(1).filter(|word| cli::LATER.contains(&word.as_str()));
+    match later {
+        Some(word) if error.kind() == clap::error::ErrorKind::InvalidSubcommand => {
+            eprintln!("floodway: `{word}` is not in this version; `floodway help` shows what is");
+        }
+        _ => {
+            // Nobody is left to tell if the terminal is gone.
+            let _ = error.print();
+        }
+    }
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}

@@ -1,0 +1,97 @@
+//! `GET /metrics`, `/healthz` and `/readyz` on a listener of their own, on the control thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use floodway_runtime::Shared;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+
+use crate::{Logs, render};
+
+/// Connections at a time; the budget of open files counts on it.
+const MOST_CONNECTIONS: usize = 16;
+/// For a request's head, and for a connection in all.
+const HEAD: Duration = Duration::from_secs(5);
+const CONNECTION: Duration = Duration::from_secs(60);
+/// After an error of accept.
+const BREATHER: Duration = Duration::from_millis(100);
+
+/// What the handlers read.
+#[derive(Clone)]
+pub struct Http {
+    /// The truth.
+    pub shared: Arc<Shared>,
+    /// For the count of dropped lines.
+    pub logs: Arc<Logs>,
+}
+
+/// Binds `address` as a plain listener, which nobody shares.
+///
+/// # Errors
+/// As the system says.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves for ever. A slow or silent client holds one of a few connections, for a minute at the most.
+///
+/// # Errors
+/// If the event loop cannot watch the listener.
+pub async fn serve(listener: TcpListener, http: Http) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(http);
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(BREATHER).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            // A client that goes away, or takes too long, is no event.
+            let _ = tokio::time::timeout(CONNECTION, connection).await;
+            drop(place);
+        });
+    }
+}
+
+async fn metrics(State(http): State<Http>) -> Response {
+    let text = render(&http.shared, http.logs.dropped());
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+/// Ready: takes new sessions. With `?pool=NAME`: and that pool has an endpoint for them.
+async fn ready(State(http): State<Http>, Query(query): Query<HashMap<String, String>>) -> (StatusCode, String) {
+    let no = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
+    if !http.shared.is_ready() {
+        return no("shutting down\n".into());
+    }
+    let Some(name) = query.get("pool") else { return (StatusCode::OK, "ready\n".into()) };
+    match http.shared.snapshot().pools.iter().find(|p| p.name == *name) {
+        None => (StatusCode::NOT_FOUND, format!("there is no pool `{name}`\n")),
+        Some(pool) if pool.balance.none_fit() => no(format!("no endpoint of pool `{name}` is fit\n")),
+        Some(_) => (StatusCode::OK, "ready\n".into()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Logs: lines go through bounded channels to threads that write them. What does not fit is dropped and counted.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use floodway_config::{Format, Level, Log, Output, SessionLog as Spec};
+use floodway_runtime::{Event, Record, SessionLog};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt;
+
+/// Lines that may wait for a slow reader; at some 400 bytes each that is 6 MiB.
+const MOST_LINES: usize = 16_384;
+
+/// Why a log could not be opened.
+#[derive(Debug, Error)]
+#[error("cannot open the log {path}: {error}", path = path.display())]
+pub struct LogError {
+    path: PathBuf,
+    error: std::io::Error,
+}
+
+/// The logs of the process. Dropping it waits a moment for what is still to be written.
+pub struct Logs {
+    dropped: Vec<ErrorCounter>,
+    _guards: Vec<WorkerGuard>,
+}
+
+impl Logs {
+    /// Opens both logs; the process's own takes what `tracing` reports from now on.
+    ///
+    /// # Errors
+    /// If a file cannot be opened.
+    pub fn open(spec: &Log) -> Result<(Self, SessionWriter), LogError> {
+        let (process, process_guard) = channel(&spec.to, "log")?;
+        let (sessions, sessions_guard) = channel(&spec.sessions.to, "session-log")?;
+        let logs = Self {
+            dropped: vec![process.error_counter(), sessions.error_counter()],
+            _guards: vec![process_guard, sessions_guard],
+        };
+        let level = match spec.level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        };
+        let subscriber = fmt().with_max_level(level).with_writer(process).with_target(false);
+        // A second call, in tests, keeps the first.
+        let _ = match spec.format {
+            Format::Json => tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish()),
+            Format::Text => tracing::subscriber::set_global_default(subscriber.with_ansi(false).finish()),
+        };
+        Ok((logs, SessionWriter { out: sessions, format: spec.format, spec: spec.sessions.clone() }))
+    }
+
+    /// Lines that were dropped, of both logs.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.iter().map(|c| c.dropped_lines() as u64).sum()
+    }
+}
+
+fn channel(to: &Output, thread: &str) -> Result<(NonBlocking, WorkerGuard), LogError> {
+    let named =
+        |path: &str, opened: std::io::Result<File>| opened.map_err(|error| LogError { path: path.into(), error });
+    // A file of our own, so that a line is not flushed by itself: the writing thread flushes when no more lines wait.
+    let file = match to {
+        Output::Stdout => named("stdout", std::io::stdout().as_fd().try_clone_to_owned().map(File::from))?,
+        Output::Stderr => named("stderr", std::io::stderr().as_fd().try_clone_to_owned().map(File::from))?,
+        Output::File(path) => named(&path.to_string_lossy(), OpenOptions::new().create(true).append(true).open(path))?,
+    };
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_LINES).lossy(true).thread_name(thread);
+    Ok(builder.finish(BufWriter::new(file)))
+}
+
+/// Writes the log of sessions.
+pub struct SessionWriter {
+    out: NonBlocking,
+    format: Format,
+    spec: Spec,
+}
+
+impl SessionLog for SessionWriter {
+    fn record(&self, record: &Record<'_>) {
+        if !self.wants(record) {
+            return;
+        }
+        let line = match self.format {
+            Format::Json => json(record, &self.spec),
+            Format::Text => text(record, &self.spec),
+        };
+        // It never blocks; what does not fit is counted.
+        let _ = self.out.clone().write_all(line.as_bytes());
+    }
+
+    fn every(&self) -> Option<Duration> {
+        self.spec.every
+    }
+}
+
+impl SessionWriter {
+    fn wants(&self, record: &Record<'_>) -> bool {
+        let (asked, always) = match record.event {
+            Event::Start => (self.spec.start, false),
+            Event::Alive => (self.spec.every.is_some(), false),
+            Event::End(reason) => (self.spec.end, self.spec.always.contains(&reason)),
+        };
+        always || (asked && record.id.sample() < self.spec.sample)
+    }
+}
+
+/// One record, in the words of docs/logs.md.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    event: &'static str,
+    id: String,
+    listener: &'a str,
+    route: &'a str,
+    pool: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_seconds: Option<f64>,
+    retries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+}
+
+impl<'a> Line<'a> {
+    fn new(record: &Record<'a>, spec: &Spec) -> Self {
+        let (event, reason) = match record.event {
+            Event::Start => ("session_start", None),
+            Event::Alive => ("session_alive", None),
+            Event::End(reason) => ("session_end", Some(reason.as_str())),
+        };
+        Self {
+            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            event,
+            id: record.id.to_string(),
+            listener: record.listener,
+            route: record.route,
+            pool: record.pool,
+            endpoint: record.endpoint.map(|e| e.name.as_str()),
+            address: record.endpoint.map(|e| e.address.to_string()),
+            source: record.source.to_string(),
+            reason,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            duration_seconds: rounded(record.age),
+            connect_seconds: record.connect.map(rounded),
+            retries: record.retries,
+            error: record.error,
+            fields: spec.fields.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect(),
+        }
+    }
+}
+
+/// In seconds, to the microsecond.
+fn rounded(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
+fn json(record: &Record<'_>, spec: &Spec) -> String {
+    let mut line = serde_json::to_string(&Line::new(record, spec)).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+/// The same record as `time event key=value …`.
+fn text(record: &Record<'_>, spec: &Spec) -> String {
+    let line = serde_json::to_value(Line::new(record, spec)).unwrap_or_default();
+    let mut out = String::new();
+    for (key, value) in line.as_object().into_iter().flatten() {
+        let value = value.as_str().map_or_else(|| value.to_string(), quoted);
+        // Writing to a string cannot fail.
+        let _ = match key.as_str() {
+            "time" | "event" => write!(out, "{value} "),
+            _ => write!(out, "{key}={value} "),
+        };
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+/// As it is, or in quotes where a space or a quote would mislead.
+fn quoted(value: &str) -> String {
+    let plain =
+        !value.is_empty() && value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"' && c != '=');
+    if plain { value.to_owned() } else { format!("{value:?}") }
+}

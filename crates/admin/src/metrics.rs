@@ -1,0 +1,234 @@
+//! Prometheus metrics, made from the truth at the moment of the scrape: there is no second copy that could lag or stay.
+
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use floodway_balance::Health;
+use floodway_flow::Direction;
+use floodway_runtime::{CONNECT_BUCKETS, ConnectTimes, Endpoint, Failure, Pool, Rejection, Shared, Snapshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+
+/// Renders every metric in OpenMetrics text. `log_dropped` is the count of dropped log lines.
+#[must_use]
+pub fn render(shared: &Arc<Shared>, log_dropped: u64) -> String {
+    let mut registry = Registry::with_prefix("floodway");
+    registry.register_collector(Box::new(Scrape { shared: Arc::clone(shared), log_dropped }));
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = encode(&mut out, &registry);
+    out
+}
+
+#[derive(Debug)]
+struct Scrape {
+    shared: Arc<Shared>,
+    log_dropped: u64,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut out = Out(encoder);
+        let snapshot = self.shared.snapshot();
+        sessions(&mut out, &snapshot)?;
+        pools(&mut out, &snapshot)?;
+        endpoints(&mut out, &snapshot)?;
+        checks(&mut out, &snapshot)?;
+        self.process(&mut out, &snapshot)
+    }
+}
+
+/// Writes families of samples.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+/// A sample: labels and a value.
+type Sample<L, V> = (L, V);
+
+/// The labels of a metric of the whole process.
+const NO_LABELS: [(&str, &str); 0] = [];
+
+impl Out<'_> {
+    fn counter<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<L, u64>>,
+    ) -> Result<(), Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_counter(&value, None::<&Exemplar<L, f64>>)?;
+        }
+        Ok(())
+    }
+
+    fn gauge<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<L, f64>>,
+    ) -> Result<(), Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn histogram<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<L, ConnectTimes>>,
+    ) -> Result<(), Error> {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, times) in samples {
+            let bounds = CONNECT_BUCKETS.into_iter().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(times.buckets.iter().copied()).collect();
+            let count = times.buckets.iter().sum();
+            family.encode_family(&labels)?.encode_histogram::<L>(times.total.as_secs_f64(), count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn sessions(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    let mut all = Vec::new();
+    for listener in &snapshot.listeners {
+        for (pool, totals) in listener.traffic() {
+            let pool = snapshot.pools.get(pool.0).map_or("", |p| p.name.as_str());
+            all.push(([("listener", listener.name.as_str()), ("pool", pool)], totals));
+        }
+    }
+    out.counter("sessions_opened", "Sessions begun", all.iter().map(|(l, t)| (*l, t.opened)))?;
+    let closed = all.iter().flat_map(|([listener, pool], t)| {
+        t.closed.iter().map(|(reason, n)| ([*listener, *pool, ("reason", reason.as_str())], *n))
+    });
+    out.counter("sessions_closed", "Sessions ended, by reason", closed)?;
+    out.gauge("sessions_active", "Sessions now", all.iter().map(|(l, t)| (*l, t.active as f64)))?;
+    let bytes = all.iter().flat_map(|([listener, pool], t)| {
+        [("to_endpoint", t.to_endpoint), ("to_client", t.to_client)]
+            .map(|(d, n)| ([*listener, *pool, ("direction", d)], n))
+    });
+    out.counter("bytes", "Bytes passed on; advances during sessions", bytes)?;
+    let rejected = snapshot.listeners.iter().flat_map(|l| {
+        Rejection::ALL
+            .into_iter()
+            .map(|why| ([("listener", l.name.as_str()), ("reason", why.as_str())], l.rejected(why)))
+    });
+    out.counter("rejected", "Connections turned away before they became sessions", rejected)
+}
+
+fn pools(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    let named = || snapshot.pools.iter().map(|p| ([("pool", p.name.as_str())], p));
+    out.histogram(
+        "connect_duration_seconds",
+        "How long connects to endpoints took",
+        named().map(|(l, p)| (l, p.connect_times())),
+    )?;
+    let fallback = named().map(|(l, p)| (l, f64::from(u8::from(p.balance.none_fit()))));
+    out.gauge("pool_fallback_active", "1 while no endpoint is fit and `when_none_fit` decides", fallback)
+}
+
+fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    let all: Vec<([(&str, &str); 2], &Pool, usize, &Endpoint)> = snapshot
+        .pools
+        .iter()
+        .flat_map(|p| {
+            p.endpoints
+                .iter()
+                .enumerate()
+                .map(|(i, e)| ([("pool", p.name.as_str()), ("endpoint_name", e.name.as_str())], &**p, i, e))
+        })
+        .collect();
+    // What is not known yet is neither up nor down, and raises no alarm.
+    let up = all.iter().filter_map(|(l, p, i, _)| match p.balance.health(*i) {
+        Health::Up | Health::Unchecked => Some((*l, 1.0)),
+        Health::Down => Some((*l, 0.0)),
+        Health::Unknown => None,
+    });
+    out.gauge("endpoint_up", "1 if fit by its checks or not checked, 0 if down", up)?;
+    let state = all.iter().map(|([pool, name], p, i, _)| ([*pool, *name, ("state", p.state(*i).as_str())], 1.0));
+    out.gauge("endpoint_state", "1 for the state that the endpoint is in", state)?;
+    let sessions = all.iter().map(|(l, p, i, _)| (*l, f64::from(p.balance.sessions(*i))));
+    out.gauge("endpoint_sessions", "Sessions now", sessions)?;
+    let bytes = all.iter().flat_map(|([pool, name], _, _, e)| {
+        [("to_endpoint", Direction::ToEndpoint), ("to_client", Direction::ToClient)]
+            .map(|(word, d)| ([*pool, *name, ("direction", word)], e.bytes(d)))
+    });
+    out.counter("endpoint_bytes", "Bytes passed on; advances during sessions", bytes)?;
+    let failures = all.iter().flat_map(|([pool, name], _, _, e)| {
+        Failure::ALL.into_iter().map(|why| ([*pool, *name, ("reason", why.as_str())], e.failures(why)))
+    });
+    out.counter("endpoint_failures", "Sessions that the endpoint failed", failures)
+}
+
+fn checks(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    let checked = || snapshot.pools.iter().filter_map(|p| p.check_times().map(|times| (p, times)));
+    let outcomes = checked().flat_map(|(p, _)| {
+        p.endpoints.iter().flat_map(|e| {
+            e.checks().map(|(word, n)| {
+                ([("pool", p.name.as_str()), ("endpoint_name", e.name.as_str()), ("outcome", word)], n)
+            })
+        })
+    });
+    out.counter("checks", "Checks, by outcome", outcomes)?;
+    out.histogram(
+        "check_duration_seconds",
+        "How long checks took",
+        checked().map(|(p, times)| ([("pool", p.name.as_str())], times)),
+    )
+}
+
+impl Scrape {
+    fn process(&self, out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+        let one = |value: f64| [(NO_LABELS, value)];
+        let count = |value: u64| [(NO_LABELS, value)];
+        let (sessions, most_sessions) = self.shared.sessions();
+        let (pipes, most_pipes, refused) = self.shared.pipes();
+        let fds = floodway_net::open_files_now().unwrap_or(0);
+        out.gauge("fds_used", "Open files", one(fds as f64))?;
+        out.gauge("fds_limit", "Open files that the process may have", one(self.shared.open_files() as f64))?;
+        out.gauge("permits_used", "Sessions that the process carries, of all listeners", one(f64::from(sessions)))?;
+        out.gauge("permits_limit", "Sessions that the process can carry", one(f64::from(most_sessions)))?;
+        out.counter(
+            "accept_pauses",
+            "Times that accepting paused since the process carried all it can",
+            count(self.shared.accept_pauses()),
+        )?;
+        out.counter(
+            "accept_errors",
+            "Times that accepting failed for want of memory or open files",
+            count(self.shared.accept_errors()),
+        )?;
+        out.gauge("pipes_open", "Pipes for splice, in use or kept", one(f64::from(pipes)))?;
+        out.gauge("pipes_limit", "Pipes for splice at the most", one(f64::from(most_pipes)))?;
+        out.counter("pipes_refused", "Times that a direction copied since there was no pipe", count(refused))?;
+        out.counter(
+            "spliced_bytes",
+            "Bytes that went through pipes and not through user space",
+            count(self.shared.spliced()),
+        )?;
+        out.counter("panics", "Sessions that a bug of Floodway's ended", count(self.shared.panics()))?;
+        out.counter("log_dropped", "Log lines dropped since their reader was too slow", count(self.log_dropped))?;
+        out.gauge("config_generation", "Number of the configuration in force", one(snapshot.generation as f64))?;
+        out.gauge("config_last_reload_successful", "1 if the last configuration that was read is in force", one(1.0))?;
+        out.gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read",
+            one(since_epoch(self.shared.uptime())),
+        )?;
+        let version = [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)];
+        out.gauge("build_info", "Which Floodway this is", version)
+    }
+}
+
+/// The time of day at which something began that has gone on for `uptime`.
+fn since_epoch(uptime: Duration) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(uptime).as_secs_f64().round()
+}

@@ -1,0 +1,49 @@
+//! What each command does.
+
+pub(crate) mod check;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod reference;
+pub(crate) mod run;
+pub(crate) mod tcp;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use floodway_config::{Checked, Files, Limits, Problems, Rejected, Sources};
+
+use crate::Exit;
+
+/// Reads a configuration with what this machine allows.
+fn read(path: &Path, files: &dyn Files) -> Result<Checked, Rejected> {
+    let limits = Limits { open_files: floodway_net::open_files_limit().ok() };
+    floodway_config::read(path, files, &limits)
+}
+
+/// Shows problems to people, on stderr.
+fn show(problems: &Problems, sources: &Sources) {
+    eprint!("{}", problems.render(sources, std::io::stderr().is_terminal()));
+}
+
+/// Runs what was read, or says why not.
+fn run_checked(read: Result<Checked, Rejected>) -> anyhow::Result<Exit> {
+    match read {
+        Ok(checked) => {
+            show(&checked.warnings, &checked.sources);
+            crate::wire::run(checked.config)?;
+            Ok(Exit::Ok)
+        }
+        Err(rejected) => {
+            show(&rejected.problems, &rejected.sources);
+            Ok(Exit::BadConfig)
+        }
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,69 @@
+//! `floodway tcp`: the quick front door. It writes the configuration that a file would hold, so that there is one way only
+//! from words to a running process.
+
+use std::path::{Path, PathBuf};
+
+use floodway_config::Files;
+use serde_json::{Value, json};
+
+use crate::Exit;
+use crate::cli::{LogFormat, TcpArgs};
+
+pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
+    super::run_checked(super::read(Path::new("command line"), &Words(text(args))))
+}
+
+/// The arguments as a configuration.
+fn text(args: &TcpArgs) -> String {
+    let bind = match args.bind.strip_prefix("unix:") {
+        Some(path) => json!({ "unix": path }),
+        None => json!(args.bind),
+    };
+    let mut pool = json!({ "balance": args.balance, "endpoints": args.endpoints });
+    if let Some(check) = &args.check {
+        pool["health"] = json!({ "check": check });
+    }
+    let format = match args.log {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let mut config = json!({
+        "listeners": { "tcp": { "bind": bind, "forward": "tcp" } },
+        "pools": { "tcp": pool },
+        "log": { "format": format },
+    });
+    if let Some(address) = &args.metrics {
+        config["metrics"] = json!({ "bind": address });
+    }
+    if let Some(workers) = args.workers {
+        config["runtime"] = json!({ "workers": workers });
+    }
+    // JSON is YAML. A dollar typed here is a dollar: nothing is filled in.
+    let escaped = escape(config);
+    serde_json::to_string_pretty(&escaped).unwrap_or_default()
+}
+
+fn escape(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('$', "$$")),
+        Value::Array(items) => Value::Array(items.into_iter().map(escape).collect()),
+        Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, escape(v))).collect()),
+        other => other,
+    }
+}
+
+struct Words(String);
+
+impl Files for Words {
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+
+    fn matching(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
+        Ok(Vec::new())
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+}

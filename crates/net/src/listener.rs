@@ -1,0 +1,320 @@
+//! Listening sockets: a group a listener, one socket a worker.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::task::{Context, Poll, ready};
+
+use nix::sys::socket::setsockopt;
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::tcp_info::FastOpen;
+use crate::{Peer, Socket, SocketOptions};
+
+/// How a TCP listener is opened.
+#[derive(Clone, Debug, Default)]
+pub struct ListenOptions {
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// SO_BINDTODEVICE.
+    pub interface: Option<String>,
+    /// Connections that may wait to be accepted; the kernel caps it at somaxconn.
+    pub backlog: u32,
+    /// Length of the queue for TCP fast open; `None` is off.
+    pub fast_open: Option<u32>,
+    /// Multipath TCP.
+    pub mptcp: bool,
+    /// Handed down to what is accepted.
+    pub socket: SocketOptions,
+}
+
+/// Why a listener could not be opened.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Another process has the address.
+    #[error("{0} is in use by another process: stop it, or choose another address")]
+    InUse(Place),
+    /// The machine does not have the address.
+    #[error("{0} is no address of this machine: choose another, or set `freebind: on` if it is to come")]
+    NotOurs(Place),
+    /// The process may not.
+    #[error("{0}: permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE")]
+    Forbidden(Place),
+    /// The user or group of a unix socket.
+    #[error("{0}: there is no group `{1}`")]
+    NoGroup(Place, String),
+    /// Anything else.
+    #[error("{0}: {1}")]
+    Other(Place, io::Error),
+}
+
+impl BindError {
+    fn new(place: Place, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse(place),
+            io::ErrorKind::AddrNotAvailable => Self::NotOurs(place),
+            io::ErrorKind::PermissionDenied => Self::Forbidden(place),
+            _ => Self::Other(place, error),
+        }
+    }
+}
+
+/// Where something listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// TCP; `None` is every address, IPv4 and IPv6.
+    Tcp(Option<IpAddr>, u16),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(None, port) => write!(f, ":{port}"),
+            Self::Tcp(Some(ip), port) => SocketAddr::new(*ip, *port).fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One address, bound: a listening socket for each worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where, with the port that the kernel chose if it was asked to.
+    pub place: Place,
+    /// One for each worker, in their order.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Binds `ip` and `port` for `workers` workers (at least 1). `None` is every address, IPv4 and IPv6; port 0 any free port.
+///
+/// The first socket is bound without SO_REUSEPORT, which fails if anybody else has the address: the kernel would share it
+/// silently between two processes of one user. Only then is the option set, and its siblings join.
+///
+/// # Errors
+/// Says who must act.
+pub fn bind_tcp(ip: Option<IpAddr>, port: u16, options: &ListenOptions, workers: usize) -> Result<Bound, BindError> {
+    match open_group(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none(), port, options, workers) {
+        Ok((port, sockets)) => Ok(Bound { place: Place::Tcp(ip, port), sockets }),
+        // A machine without IPv6: every address is every IPv4 address.
+        Err(error) if ip.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let all = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            let group = open_group(all, false, port, options, workers);
+            let (port, sockets) = group.map_err(|e| BindError::new(Place::Tcp(Some(all), port), e))?;
+            Ok(Bound { place: Place::Tcp(Some(all), port), sockets })
+        }
+        Err(error) => Err(BindError::new(Place::Tcp(ip, port), error)),
+    }
+}
+
+fn open_group(
+    ip: IpAddr,
+    both: bool,
+    port: u16,
+    options: &ListenOptions,
+    workers: usize,
+) -> io::Result<(u16, Vec<OwnedFd>)> {
+    let first = open(SocketAddr::new(ip, port), both, options, false)?;
+    let bound = first.local_addr()?.as_socket().map_or(port, |a| a.port());
+    first.set_reuse_port(true)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(open(SocketAddr::new(ip, bound), both, options, true)?);
+    }
+    for socket in &sockets {
+        if let Some(length) = options.fast_open {
+            setsockopt(&socket.as_fd(), FastOpen, &length)?;
+        }
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    }
+    Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
+}
+
+fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -> io::Result<socket2::Socket> {
+    let protocol = if options.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(protocol))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!both)?;
+        if options.freebind {
+            socket.set_freebind_v6(true)?;
+        }
+    } else if options.freebind {
+        socket.set_freebind_v4(true)?;
+    }
+    if let Some(interface) = &options.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    options.socket.apply(&socket)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Binds a unix stream socket for `workers` workers, who share its one queue. A socket file that nobody listens on any more
+/// is replaced; one that answers is in use.
+///
+/// # Errors
+/// Says who must act.
+pub fn bind_unix(
+    path: &Path,
+    mode: Option<u32>,
+    group: Option<&str>,
+    backlog: u32,
+    workers: usize,
+) -> Result<Bound, BindError> {
+    let place = Place::Unix(path.to_path_buf());
+    let failed = |error: io::Error| BindError::new(place.clone(), error);
+    if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(BindError::InUse(place));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let group = match group {
+        None => None,
+        Some(name) => match nix::unistd::Group::from_name(name) {
+            Ok(Some(group)) => Some(group.gid),
+            _ => return Err(BindError::NoGroup(place, name.to_owned())),
+        },
+    };
+    let socket = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(failed)?;
+    socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
+    if let Some(gid) = group {
+        nix::unistd::chown(path, None, Some(gid)).map_err(|e| failed(e.into()))?;
+    }
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    // Nobody can connect before this line, so nobody can before the mode is right.
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        sockets.push(socket.try_clone().map_err(failed)?.into());
+    }
+    sockets.push(socket.into());
+    Ok(Bound { place, sockets })
+}
+
+/// A listening socket on the runtime of its worker.
+#[derive(Debug)]
+pub struct Listening {
+    fd: AsyncFd<OwnedFd>,
+    is_tcp: bool,
+}
+
+impl Listening {
+    /// Registers one of [`Bound::sockets`] with the runtime of this thread.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    pub fn new(fd: OwnedFd, place: &Place) -> io::Result<Self> {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe: it asks that the descriptor outlive the registration, which an OwnedFd does"
+        )]
+        let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        Ok(Self { fd, is_tcp: matches!(place, Place::Tcp(..)) })
+    }
+
+    /// Waits until a connection may be there.
+    ///
+    /// # Errors
+    /// If the runtime is going down.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.fd.poll_read_ready(cx))?.retain_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Accepts a connection: one system call for the socket and its peer.
+    ///
+    /// # Errors
+    /// As accept(2) gives them; see [`is_exhausted`](Self::is_exhausted) for those that say "not now".
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            match acceptfrom_with(self.fd.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((fd, address)) => {
+                    return Poll::Ready(Socket::new(fd, self.is_tcp).map(|socket| (socket, peer(address))));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Whether an error of accept means that the machine is out of something: wait before the next try. Every other one
+    /// belongs to the connection that failed (accept(2)).
+    #[must_use]
+    pub fn is_exhausted(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    }
+}
+
+fn peer(address: Option<SocketAddrAny>) -> Peer {
+    match address.and_then(|a| SocketAddr::try_from(a).ok()) {
+        Some(address) => Peer::Ip(SocketAddr::new(address.ip().to_canonical(), address.port())),
+        None => Peer::Unix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ListenOptions {
+        ListenOptions { backlog: 16, ..ListenOptions::default() }
+    }
+
+    #[test]
+    fn a_group_shares_its_port_and_shuts_strangers_out() {
+        let ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let bound = bind_tcp(ip, 0, &options(), 3).unwrap();
+        let Place::Tcp(_, port) = bound.place else { panic!("{:?}", bound.place) };
+        assert!(port > 0 && bound.sockets.len() == 3);
+        assert!(
+            matches!(bind_tcp(ip, port, &options(), 3), Err(BindError::InUse(_))),
+            "the same user, with SO_REUSEPORT"
+        );
+        drop(bound);
+        assert!(bind_tcp(ip, port, &options(), 1).is_ok());
+    }
+
+    #[test]
+    fn every_address_is_ipv4_and_ipv6() {
+        let bound = bind_tcp(None, 0, &options(), 2).unwrap();
+        let Place::Tcp(_, port) = bound.place else { panic!("{:?}", bound.place) };
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    #[test]
+    fn a_dead_socket_file_is_replaced_and_a_living_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let bound = bind_unix(&path, Some(0o600), None, 16, 2).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(bind_unix(&path, None, None, 16, 1), Err(BindError::InUse(_))));
+        drop(bound);
+        assert!(bind_unix(&path, None, None, 16, 1).is_ok());
+    }
+
+    #[test]
+    fn what_went_wrong_is_said() {
+        let ip = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        let error = bind_tcp(ip, 80, &options(), 1).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1:80") && error.contains("freebind"), "{error}");
+        assert!(bind_tcp(ip, 0, &ListenOptions { freebind: true, ..options() }, 1).is_ok());
+    }
+}

@@ -1,0 +1,53 @@
+//! Limits and identity of the process.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Uid, User, initgroups, setgid, setuid};
+
+/// Raises the soft limit of open files to the hard one; gives the limit now in force.
+///
+/// # Errors
+/// If the limit cannot be read. One that cannot be raised stays as it is.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Ok(hard);
+    }
+    Ok(soft)
+}
+
+/// The most open files that the process could have: the hard limit.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn open_files_limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
+}
+
+/// Files that are open now.
+///
+/// # Errors
+/// If `/proc` is not mounted.
+pub fn open_files_now() -> io::Result<u64> {
+    // The folder itself is open while it is read.
+    Ok((std::fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1))
+}
+
+/// Becomes `name`, with its groups, for ever. Must be called before any other thread starts.
+///
+/// # Errors
+/// If there is no such user, or the process may not.
+pub fn become_user(name: &str) -> io::Result<()> {
+    let found = User::from_name(name)?;
+    let Some(user) = found else { return Err(io::Error::other(format!("there is no user `{name}`"))) };
+    if Uid::effective() == user.uid {
+        return Ok(());
+    }
+    let c_name = std::ffi::CString::new(name).map_err(io::Error::other)?;
+    initgroups(&c_name, user.gid)?;
+    setgid(user.gid)?;
+    setuid(user.uid)?;
+    debug_assert!(Gid::effective() == user.gid && Uid::current() == user.uid);
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Connected stream sockets, TCP and unix alike.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_linger, socket_error};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::pipe::{SpliceFlags, splice};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::io::unix::AsyncFd;
+
+use crate::Pipe;
+use crate::tcp_info::{GetTcpInfo, TCP_CLOSE};
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// An IP address; an IPv4 one even if it came over an IPv6 socket.
+    Ip(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl Peer {
+    /// The IP address, if it is one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+/// A connected, non-blocking stream socket, registered once for both directions with the runtime of its thread.
+#[derive(Debug)]
+pub struct Socket {
+    fd: AsyncFd<OwnedFd>,
+    is_tcp: bool,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd, is_tcp: bool) -> io::Result<Self> {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe: it asks that the descriptor outlive the registration, which an OwnedFd does"
+        )]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Self { fd, is_tcp })
+    }
+
+    fn raw(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+
+    /// Reads into `buffer`; 0 is the end. Readiness is given up after a short read, so that the next call waits for an event
+    /// instead of failing once (epoll(7): a short read of a stream socket has emptied it).
+    ///
+    /// # Errors
+    /// The socket's own, once: a reset above all.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            match rustix::net::recv(self.raw(), &mut *buffer, RecvFlags::empty()) {
+                Ok((_, n)) => {
+                    if n < buffer.len() {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Writes from `bytes`, as many as the socket takes.
+    ///
+    /// # Errors
+    /// The socket's own, once; after that a broken pipe.
+    pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_write_ready(cx))?;
+            match rustix::net::send(self.raw(), bytes, SendFlags::NOSIGNAL) {
+                Ok(n) => return Poll::Ready(Ok(n)),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Moves what there is to read into `pipe`, which must be empty: with bytes in it EAGAIN would not say whether the
+    /// socket is empty or the pipe full. 0 is the end.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_read`].
+    pub fn poll_splice_in(&self, cx: &mut Context<'_>, pipe: &mut Pipe, most: usize) -> Poll<io::Result<usize>> {
+        debug_assert_eq!(pipe.held, 0, "spliced into a pipe that is not empty");
+        loop {
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            match splice(self.raw(), None, &pipe.write, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+                Ok(n) => {
+                    pipe.held = n;
+                    return Poll::Ready(Ok(n));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Moves what `pipe` holds to the socket, as much as that takes.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_write`].
+    pub fn poll_splice_out(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_write_ready(cx))?;
+            match splice(&pipe.read, None, self.raw(), None, pipe.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+                // The pipe is not empty and has no other end: nothing moved means the socket took nothing.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    pipe.held = pipe.held.saturating_sub(n);
+                    return Poll::Ready(Ok(n));
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Sends a FIN after what was written.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(self.raw(), Shutdown::Write)?)
+    }
+
+    /// Segments and bytes that were written and are not acknowledged; 0 once the peer's kernel has all, or is gone. A unix
+    /// socket has no such queue: what was written is at the peer.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        if !self.is_tcp {
+            return 0;
+        }
+        match nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo) {
+            Ok(info) if info.state != TCP_CLOSE => u64::from(info.unacked) + u64::from(info.notsent_bytes),
+            _ => 0,
+        }
+    }
+
+    /// Closes with a reset: what is still queued either way is dropped, and the peer sees an error, not an end. (A unix
+    /// socket cannot; its peer sees the end.)
+    pub fn reset(self) {
+        if self.is_tcp {
+            // Should it fail, the connection ends with a FIN; there is nobody to tell.
+            let _ = set_socket_linger(self.raw(), Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Keepalive probes (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe; whole seconds.
+    pub idle: Duration,
+    /// Between probes; whole seconds.
+    pub every: Duration,
+    /// Unanswered probes that end the connection.
+    pub count: u32,
+}
+
+/// Options that listeners hand down to what they accept, and that connections to endpoints get.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketOptions {
+    /// `None` is off.
+    pub keepalive: Option<Keepalive>,
+    /// TCP_USER_TIMEOUT; `None` is the kernel's own.
+    pub user_timeout: Option<Duration>,
+    /// SO_SNDBUF in bytes; `None` lets the kernel choose.
+    pub send_buffer: Option<u32>,
+    /// SO_RCVBUF in bytes; `None` lets the kernel choose.
+    pub receive_buffer: Option<u32>,
+}
+
+impl SocketOptions {
+    /// Sets them on a TCP socket that is not connected yet: buffers must be known before the handshake offers a window.
+    pub(crate) fn apply(&self, socket: &socket2::Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = self.keepalive {
+            let probes = socket2::TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.every);
+            socket.set_tcp_keepalive(&probes.with_retries(keepalive.count))?;
+        }
+        if let Some(timeout) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        if let Some(bytes) = self.send_buffer {
+            socket.set_send_buffer_size(bytes as usize)?;
+        }
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes as usize)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where to connect to.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// TCP.
+    Tcp(SocketAddr, &'a SocketOptions),
+    /// A unix stream socket.
+    Unix(&'a Path),
+}
+
+/// Connects; the caller bounds the time.
+///
+/// # Errors
+/// Why the connection was not made, as the kernel says it.
+pub async fn connect(to: Target<'_>) -> io::Result<Socket> {
+    let (socket, address) = match to {
+        Target::Tcp(address, options) => {
+            let kind = Type::STREAM.nonblocking().cloexec();
+            let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+            options.apply(&socket)?;
+            (socket, SockAddr::from(address))
+        }
+        Target::Unix(path) => {
+            let socket = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+            (socket, SockAddr::unix(path)?)
+        }
+    };
+    let in_progress = match socket.connect(&address) {
+        Ok(()) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+        // A unix socket whose queue is full says EAGAIN, at once.
+        Err(error) => return Err(error),
+    };
+    let socket = Socket::new(socket.into(), matches!(to, Target::Tcp(..)))?;
+    if in_progress {
+        let _ready = socket.fd.writable().await?;
+        socket_error(socket.raw())??;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,222 @@
+//! Counts that a worker advances while sessions live, and that metrics read.
+//!
+//! Each object has a lane a worker, two cache lines apart: a worker writes only its own, with a plain load and store, so
+//! that counting costs no locked instruction. Readers add the lanes up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use floodway_flow::{Direction, Reason};
+
+/// A count that one thread advances and all may read. Relaxed: it orders nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    /// Only for the worker that owns the lane: two writers would lose counts.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Lane<T>(T);
+
+/// One `T` for each worker.
+#[derive(Debug)]
+pub(crate) struct Lanes<T>(Box<[Lane<T>]>);
+
+impl<T: Default> Lanes<T> {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Lane::default()).collect())
+    }
+}
+
+impl<T> Lanes<T> {
+    /// The lane of worker number `worker`.
+    pub(crate) fn of(&self, worker: usize) -> &T {
+        &self.0[worker % self.0.len()].0
+    }
+
+    pub(crate) fn sum(&self, get: impl Fn(&T) -> u64) -> u64 {
+        self.0.iter().map(|lane| get(&lane.0)).sum()
+    }
+}
+
+/// Sessions and bytes between a listener and a pool.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) opened: Count,
+    pub(crate) closed: [Count; Reason::ALL.len()],
+    pub(crate) bytes: Bytes,
+}
+
+/// Bytes each way.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes {
+    to_endpoint: Count,
+    to_client: Count,
+}
+
+impl Bytes {
+    pub(crate) fn of(&self, direction: Direction) -> &Count {
+        match direction {
+            Direction::ToEndpoint => &self.to_endpoint,
+            Direction::ToClient => &self.to_client,
+        }
+    }
+}
+
+/// What metrics read of the traffic between a listener and a pool.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// Sessions begun.
+    pub opened: u64,
+    /// Sessions ended, by reason.
+    pub closed: Vec<(Reason, u64)>,
+    /// Sessions now.
+    pub active: u64,
+    /// Bytes passed on to endpoints.
+    pub to_endpoint: u64,
+    /// Bytes passed on to clients.
+    pub to_client: u64,
+}
+
+impl Lanes<Traffic> {
+    pub(crate) fn totals(&self) -> Totals {
+        // Ends first: a session that begins and ends meanwhile then never makes the count of live ones negative.
+        let closed = Reason::ALL.iter().map(|&r| (r, self.sum(|t| t.closed[r as usize].get())));
+        let closed: Vec<_> = closed.filter(|&(_, n)| n > 0).collect();
+        let opened = self.sum(|t| t.opened.get());
+        Totals {
+            opened,
+            active: opened.saturating_sub(closed.iter().map(|(_, n)| n).sum()),
+            closed,
+            to_endpoint: self.sum(|t| t.bytes.of(Direction::ToEndpoint).get()),
+            to_client: self.sum(|t| t.bytes.of(Direction::ToClient).get()),
+        }
+    }
+}
+
+/// Why a connection was turned away before it became a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// `access` or `peer_access` says no.
+    Denied,
+    /// The listener has as many sessions as it may.
+    Limit,
+    /// The source has as many sessions as it may.
+    PerSource,
+}
+
+impl Rejection {
+    /// Every rejection, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Denied, Self::Limit, Self::PerSource];
+
+    /// The word for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Limit => "limit",
+            Self::PerSource => "per_source",
+        }
+    }
+}
+
+/// Connections turned away by a listener.
+#[derive(Debug, Default)]
+pub(crate) struct Rejections([Count; Rejection::ALL.len()]);
+
+impl Rejections {
+    pub(crate) fn of(&self, why: Rejection) -> &Count {
+        &self.0[why as usize]
+    }
+}
+
+/// How an endpoint failed a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It refused the connection.
+    Refused,
+    /// It did not answer in time.
+    Timeout,
+    /// There is no way to it.
+    Unreachable,
+    /// No port of ours was left, or no memory.
+    Local,
+    /// It reset a session.
+    Reset,
+}
+
+impl Failure {
+    /// Every failure, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Local, Self::Reset];
+
+    /// The word for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Local => "local",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// What a worker counts of an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Serving {
+    pub(crate) bytes: Bytes,
+    failures: [Count; Failure::ALL.len()],
+}
+
+impl Serving {
+    pub(crate) fn failures(&self, why: Failure) -> &Count {
+        &self.failures[why as usize]
+    }
+}
+
+/// Upper bounds of the buckets of connect times, in seconds.
+pub const CONNECT_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
+
+/// How long connects took.
+#[derive(Debug, Default)]
+pub(crate) struct Connects {
+    buckets: [Count; CONNECT_BUCKETS.len() + 1],
+    nanoseconds: Count,
+}
+
+impl Connects {
+    pub(crate) fn add(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = CONNECT_BUCKETS.iter().position(|&bound| seconds <= bound).unwrap_or(CONNECT_BUCKETS.len());
+        self.buckets[bucket].add(1);
+        self.nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// What metrics read of connect times.
+#[derive(Clone, Debug)]
+pub struct ConnectTimes {
+    /// Connects by bucket: those of [`CONNECT_BUCKETS`], then the slower ones. Not cumulative.
+    pub buckets: Vec<u64>,
+    /// All of them together.
+    pub total: Duration,
+}
+
+impl Lanes<Connects> {
+    pub(crate) fn times(&self) -> ConnectTimes {
+        ConnectTimes {
+            buckets: (0..=CONNECT_BUCKETS.len()).map(|i| self.sum(|c| c.buckets[i].get())).collect(),
+            total: Duration::from_nanos(self.sum(|c| c.nanoseconds.get())),
+        }
+    }
+}

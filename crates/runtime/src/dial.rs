@@ -1,0 +1,101 @@
+//! Chooses an endpoint and connects to it; goes on to another where that fails.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use floodway_balance::{Lease, Refusal, Tried};
+use floodway_config::Address;
+use floodway_flow::Reason;
+use floodway_net::{Socket, Target, connect};
+
+use crate::counters::Failure;
+use crate::session::{Registered, Session};
+use crate::worker::{Context, View};
+
+/// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects.
+///
+/// # Errors
+/// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full, or it was told to end.
+pub(crate) async fn dial(context: &Context, view: &View, session: &Registered) -> Result<(Socket, Lease), Reason> {
+    let mut tried = Tried::default();
+    loop {
+        let lease = choose(context, view, &session.session, &tried)?;
+        session.session.count(context);
+        let endpoint = lease.index();
+        match until_aborted(&session.session, open(context, &session.session, endpoint)).await? {
+            Ok(socket) => return Ok((socket, lease)),
+            Err(error) => {
+                note_failure(context, &session.session, endpoint, &error);
+                tried.add(endpoint);
+                if tried.len() > session.session.pool().retries as usize {
+                    return Err(Reason::ConnectFailed);
+                }
+            }
+        }
+    }
+}
+
+/// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
+fn choose(context: &Context, view: &View, session: &Session, tried: &Tried) -> Result<Lease, Reason> {
+    loop {
+        let picked = view.pickers[session.pool_index()].borrow_mut().pick(tried, context.random());
+        match (picked, session.pool().fallback) {
+            (Ok(lease), _) => return Ok(lease),
+            // Once an endpoint was tried the session stays with its pool: the next index would name another server.
+            (Err(Refusal::NoneFit), Some(next)) if tried.is_empty() => session.move_to(next),
+            (Err(_), _) if !tried.is_empty() => return Err(Reason::ConnectFailed),
+            (Err(Refusal::NoneFit | Refusal::AllTried), _) => return Err(Reason::NoEndpoint),
+            (Err(Refusal::Full), _) => return Err(Reason::Limit),
+        }
+    }
+}
+
+async fn open(context: &Context, session: &Session, index: usize) -> io::Result<Socket> {
+    let pool = session.pool();
+    let target = match &pool.endpoints[index].address {
+        Address::Socket(address) => Target::Tcp(*address, &session.listener().endpoint_options),
+        Address::Unix(path) => Target::Unix(path),
+    };
+    let begin = context.shared.now();
+    let connected = tokio::time::timeout(pool.connect_timeout, connect(target)).await;
+    let socket = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let took = context.shared.now().saturating_sub(begin);
+    pool.connects.of(context.worker).add(took);
+    session.connected(index, took);
+    Ok(socket)
+}
+
+/// Runs `work` unless the session is told to end meanwhile.
+pub(crate) async fn until_aborted<T>(session: &Session, work: impl Future<Output = T>) -> Result<T, Reason> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => session.poll_aborted(cx.waker()).map(Err),
+    })
+    .await
+}
+
+fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {
+    let endpoint = &session.pool().endpoints[index];
+    let why = match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
+        (io::ErrorKind::TimedOut, _) => Failure::Timeout,
+        (io::ErrorKind::AddrNotAvailable, _) => Failure::Local,
+        (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
+        _ => Failure::Unreachable,
+    };
+    endpoint.serving.of(context.worker).failures(why).add(1);
+    let words = match why {
+        Failure::Timeout => "connect timed out".to_owned(),
+        _ => error.to_string(),
+    };
+    tracing::debug!(
+        pool = session.pool().name,
+        endpoint = endpoint.name,
+        reason = why.as_str(),
+        error = words,
+        "connect failed"
+    );
+    session.failed(endpoint, &words);
+}

@@ -1,0 +1,87 @@
+//! What happens to a flow once it is let in.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use floodway_net::{Peer, Socket};
+
+use crate::session::Registered;
+use crate::worker::{Context, View};
+
+/// Takes flows. The raw relay is one; whoever brings another says so where the process is wired. Static: no call through a
+/// table on the hot path.
+pub trait Handler: Clone + Send + 'static {
+    /// Serves one flow to its end. A panic in it ends this flow alone.
+    fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static;
+}
+
+/// A client that was let in. Dropping it gives back the room that it took.
+pub struct Flow {
+    pub(crate) context: Rc<Context>,
+    pub(crate) view: Rc<View>,
+    pub(crate) listener: usize,
+    pub(crate) client: Socket,
+    pub(crate) peer: Peer,
+    /// On the process's clock.
+    pub(crate) accepted: Duration,
+    pub(crate) room: Room,
+}
+
+impl Flow {
+    /// The socket to the client.
+    #[must_use]
+    pub fn client(&self) -> &Socket {
+        &self.client
+    }
+
+    /// Takes it apart: a registered session that `pool` is to serve, the socket, and the room.
+    pub(crate) fn begin(self) -> (Registered, Socket, Room) {
+        let pool = self.view.snapshot.listeners[self.listener].forward.0;
+        let session = Registered::new(self.context, self.view, self.listener, pool, self.peer, self.accepted);
+        (session, self.client, self.room)
+    }
+}
+
+/// The places that a flow holds: in the process, at its listener, of its source.
+pub(crate) struct Room {
+    pub(crate) view: Rc<View>,
+    pub(crate) listener: usize,
+    pub(crate) in_listener: bool,
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) _permit: Permit,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let listener = &self.view.snapshot.listeners[self.listener];
+        if let (true, Some(sessions)) = (self.in_listener, &listener.sessions) {
+            sessions.give_back();
+        }
+        if let (Some(source), Some(per_source)) = (self.source, &listener.per_source) {
+            per_source.leave(source);
+        }
+    }
+}
+
+/// Room for one session in the process.
+pub(crate) struct Permit(Rc<Context>);
+
+impl Permit {
+    pub(crate) fn take(context: &Rc<Context>) -> Option<Self> {
+        context.shared.permits.take().then(|| Self(Rc::clone(context)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let shared = &self.0.shared;
+        if shared.permits.give_back() {
+            shared.room.notify_waiters();
+        }
+        if !shared.is_ready() && shared.permits.used() == 0 {
+            shared.empty.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Moves bytes between two connected sides.
+
+pub(crate) mod tcp;

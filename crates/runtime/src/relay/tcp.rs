@@ -1,0 +1,329 @@
+//! Drives [`Duplex`] over two sockets: small reads through the worker's scratch buffer, bulk through a pipe.
+//!
+//! One task a flow, one hand-written poll over both directions. An idle flow owns no buffer and no pipe.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context as Cx, Poll};
+use std::time::Duration;
+
+use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
+use floodway_net::{PIPE_BYTES, Pipe, Socket};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use crate::counters::Failure;
+use crate::dial::{dial, until_aborted};
+use crate::handler::{Flow, Handler};
+use crate::session::Session;
+use crate::snapshot::Listener;
+use crate::worker::Context;
+
+/// Steps of one flow before others of the worker have their turn: 32 times 64 KiB, or 256 KiB spliced.
+const STEPS_A_TURN: u32 = 32;
+/// Between looks at what a side has not acknowledged: at first, and at the most.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// The raw relay: bytes in, bytes out, endings as they come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpRelay;
+
+impl Handler for TcpRelay {
+    fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static {
+        serve(flow)
+    }
+}
+
+async fn serve(flow: Flow) {
+    let (context, view) = (Rc::clone(&flow.context), Rc::clone(&flow.view));
+    let (session, client, _room) = flow.begin();
+    let (endpoint, lease) = match dial(&context, &view, &session).await {
+        Ok(connected) => connected,
+        Err(reason) => {
+            client.reset();
+            session.begun();
+            return session.end(reason);
+        }
+    };
+    session.begun();
+    let reason = relay(&context, &session.session, client, endpoint).await;
+    if reason == Reason::ServerReset {
+        session.session.pool().endpoints[lease.index()].serving.of(context.worker).failures(Failure::Reset).add(1);
+    }
+    // The place at the endpoint is free before the end is told: who waits for the one may count on the other.
+    drop(lease);
+    session.end(reason);
+}
+
+fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
+    let of = listener.timeouts;
+    // Up to a tenth earlier, so that sessions that began together do not end together.
+    let jitter =
+        |lifetime: Duration| lifetime - lifetime.mul_f64((context.random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0);
+    Timeouts { idle: of.idle, half_close: of.half_close, ends_at: of.lifetime.map(|lifetime| now + jitter(lifetime)) }
+}
+
+async fn relay(context: &Context, session: &Session, client: Socket, endpoint: Socket) -> Reason {
+    let now = context.shared.now();
+    let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
+    let mut pump =
+        Pump { context, session, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], timer_waits: false };
+    {
+        let mut timer = pin!(sleep_until(pump.deadline()));
+        poll_fn(|cx| pump.poll(cx, timer.as_mut())).await;
+    }
+    pump.finish().await
+}
+
+/// What a direction has read and not written.
+enum Held {
+    Nothing,
+    /// Bytes from `start` on.
+    Buffer {
+        bytes: Vec<u8>,
+        start: usize,
+    },
+    Pipe(Pipe),
+}
+
+struct Pump<'a> {
+    context: &'a Context,
+    session: &'a Session,
+    client: Socket,
+    endpoint: Socket,
+    duplex: Duplex,
+    /// By direction, in the order of [`Direction::BOTH`].
+    held: [Held; 2],
+    /// Whether the timer knows this task: it need not be asked again before it is over.
+    timer_waits: bool,
+}
+
+impl Pump<'_> {
+    /// Serves both directions until neither can go on; ready when the session is at its end.
+    fn poll(&mut self, cx: &mut Cx<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
+        if let Poll::Ready(reason) = self.session.poll_aborted(cx.waker()) {
+            self.duplex.abort(reason);
+            return Poll::Ready(());
+        }
+        let now = self.context.shared.now();
+        let mut steps = STEPS_A_TURN;
+        loop {
+            let went_on = Direction::BOTH.map(|direction| self.step(direction, cx, now));
+            if went_on == [false, false] {
+                break;
+            }
+            steps -= 1;
+            if steps == 0 {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if self.duplex.ending().is_some() {
+            return Poll::Ready(());
+        }
+        self.poll_time(cx, timer)
+    }
+
+    /// The timer is set anew only when it is over or when the deadline came nearer: as bytes move the deadline goes away
+    /// from it, and that costs nothing.
+    fn poll_time(&mut self, cx: &mut Cx<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        if self.deadline() < timer.deadline() {
+            timer.as_mut().reset(self.deadline());
+            self.timer_waits = false;
+        }
+        while !self.timer_waits || timer.is_elapsed() {
+            if timer.as_mut().poll(cx).is_pending() {
+                self.timer_waits = true;
+                break;
+            }
+            self.duplex.on_time(self.context.shared.now());
+            if self.duplex.ending().is_some() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(self.deadline());
+            self.timer_waits = false;
+        }
+        Poll::Pending
+    }
+
+    fn deadline(&self) -> Instant {
+        /// Long enough to be never, short enough for the timer.
+        const NEVER: Duration = Duration::from_secs(10 * 365 * 86400);
+        let at = self.duplex.deadline().unwrap_or(NEVER).min(NEVER);
+        Instant::from_std(self.context.shared.started + at)
+    }
+
+    /// Does what `direction` needs next, once. False if it must wait, or has nothing left to do.
+    fn step(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        match self.duplex.next(direction) {
+            Step::Done => false,
+            Step::Read(Medium::Copy) => self.copy(direction, cx, now),
+            Step::Read(Medium::Splice) => self.splice_in(direction, cx, now),
+            Step::Write(_) => self.write(direction, cx, now),
+            Step::Shutdown => {
+                match self.socket(direction.sink()).shutdown_write() {
+                    Ok(()) => self.duplex.shut(direction),
+                    Err(_) => self.duplex.sink_failed(direction, now),
+                }
+                true
+            }
+        }
+    }
+
+    /// Reads into the scratch buffer and writes straight on; only what the sink does not take is kept.
+    fn copy(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        let mut scratch = self.context.scratch.borrow_mut();
+        let Poll::Ready(read) = self.socket(direction.source()).poll_read(cx, &mut scratch) else { return false };
+        let Some(n) = self.took_in(direction, read, now) else { return true };
+        let bytes = &scratch[..n];
+        let taken = match self.socket(direction.sink()).poll_write(cx, bytes) {
+            Poll::Ready(Ok(taken)) => taken,
+            Poll::Pending => 0,
+            Poll::Ready(Err(_)) => {
+                self.duplex.sink_failed(direction, now);
+                return true;
+            }
+        };
+        if taken < n {
+            let mut kept = self.context.take_buffer();
+            kept.extend_from_slice(&bytes[taken..]);
+            self.held[lane(direction)] = Held::Buffer { bytes: kept, start: 0 };
+        }
+        self.gave_out(direction, taken, now);
+        true
+    }
+
+    fn splice_in(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        let Some(mut pipe) = self.context.pipes.borrow_mut().take() else {
+            self.duplex.splice_refused(direction);
+            return true;
+        };
+        let Poll::Ready(read) = self.socket(direction.source()).poll_splice_in(cx, &mut pipe, PIPE_BYTES) else {
+            self.release(Held::Pipe(pipe));
+            return false;
+        };
+        match self.took_in(direction, read, now) {
+            Some(n) => {
+                self.context.shared.note_spliced(self.context.worker, n);
+                self.held[lane(direction)] = Held::Pipe(pipe);
+            }
+            None => self.release(Held::Pipe(pipe)),
+        }
+        true
+    }
+
+    fn write(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        let sink = match direction.sink() {
+            Side::Client => &self.client,
+            Side::Endpoint => &self.endpoint,
+        };
+        let written = match &mut self.held[lane(direction)] {
+            Held::Nothing => return false,
+            Held::Buffer { bytes, start } => sink.poll_write(cx, &bytes[*start..]).map_ok(|n| {
+                *start += n;
+                n
+            }),
+            Held::Pipe(pipe) => sink.poll_splice_out(cx, pipe),
+        };
+        match written {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(n)) => self.gave_out(direction, n, now),
+            Poll::Ready(Err(_)) => self.duplex.sink_failed(direction, now),
+        }
+        if self.duplex.pending(direction) == 0 {
+            self.let_go(direction);
+        }
+        true
+    }
+
+    /// Tells what a read gave: bytes, or an ending (`None`).
+    fn took_in(&mut self, direction: Direction, read: io::Result<usize>, now: Duration) -> Option<usize> {
+        match read {
+            Ok(0) => self.duplex.source_ended(direction, now),
+            Ok(n) => {
+                self.duplex.read(direction, n);
+                return Some(n);
+            }
+            Err(_) => {
+                self.duplex.source_failed(direction, now);
+                self.let_go(direction.reverse());
+            }
+        }
+        None
+    }
+
+    fn gave_out(&mut self, direction: Direction, bytes: usize, now: Duration) {
+        if bytes > 0 {
+            self.duplex.wrote(direction, bytes, now);
+            self.session.moved(self.context, direction, bytes);
+        }
+    }
+
+    fn let_go(&mut self, direction: Direction) {
+        let held = std::mem::replace(&mut self.held[lane(direction)], Held::Nothing);
+        self.release(held);
+    }
+
+    fn release(&self, held: Held) {
+        match held {
+            Held::Nothing => {}
+            Held::Buffer { bytes, .. } => self.context.give_buffer_back(bytes),
+            Held::Pipe(pipe) => self.context.pipes.borrow_mut().give_back(pipe),
+        }
+    }
+
+    fn socket(&self, side: Side) -> &Socket {
+        match side {
+            Side::Client => &self.client,
+            Side::Endpoint => &self.endpoint,
+        }
+    }
+
+    /// Ends both sockets as the session ended.
+    async fn finish(mut self) -> Reason {
+        for direction in Direction::BOTH {
+            self.let_go(direction);
+        }
+        if let Some(Ending::Drain(side)) = self.duplex.ending() {
+            self.drain(side).await;
+        }
+        let reason = self.duplex.reason().unwrap_or(Reason::InternalError);
+        match self.duplex.ending() {
+            Some(Ending::Reset(Side::Client)) => self.client.reset(),
+            Some(Ending::Reset(Side::Endpoint)) => self.endpoint.reset(),
+            Some(Ending::Abort) => {
+                self.client.reset();
+                self.endpoint.reset();
+            }
+            Some(Ending::Close | Ending::Drain(_)) | None => {}
+        }
+        reason
+    }
+
+    /// Waits until `side` has acknowledged everything: a reset would throw away what it has not. There is no event for that,
+    /// so we look, ever less often; in most cases once.
+    async fn drain(&mut self, side: Side) {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let now = self.context.shared.now();
+            self.duplex.queued(self.socket(side).unacknowledged(), now);
+            self.duplex.on_time(now);
+            if self.duplex.ending() != Some(Ending::Drain(side)) {
+                return;
+            }
+            if let Err(reason) = until_aborted(self.session, sleep(pause)).await {
+                self.duplex.abort(reason);
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+}
+
+fn lane(direction: Direction) -> usize {
+    match direction {
+        Direction::ToEndpoint => 0,
+        Direction::ToClient => 1,
+    }
+}

@@ -1,0 +1,306 @@
+//! The live session: one record that metrics, log and its own worker read.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use floodway_config::PoolId;
+use floodway_flow::{Direction, Reason};
+use floodway_net::Peer;
+use slab::Slab;
+
+use crate::snapshot::{Endpoint, Listener, Pool};
+use crate::worker::{Context, View};
+
+/// Names a session: the worker that carries it, and a number there. Unique while the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    worker: u32,
+    number: u64,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.worker, self.number)
+    }
+}
+
+impl SessionId {
+    /// A number from 0 to 9,999 that is the same for every record of the session and even over sessions: for sampling.
+    #[must_use]
+    pub fn sample(&self) -> u32 {
+        let mixed = (self.number ^ (u64::from(self.worker) << 48)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        u32::try_from(mixed % 10_000).unwrap_or(0)
+    }
+}
+
+/// What a record tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The session began: an endpoint is connected, or none could be.
+    Start,
+    /// It lives, and it is time to say so.
+    Alive,
+    /// It ended.
+    End(Reason),
+}
+
+/// A session at one moment, for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// What happened.
+    pub event: Event,
+    /// Which session.
+    pub id: SessionId,
+    /// Where the client came in.
+    pub listener: &'a str,
+    /// Which route took it.
+    pub route: &'a str,
+    /// Which pool serves it.
+    pub pool: &'a str,
+    /// Which endpoint; `None` until one is connected.
+    pub endpoint: Option<&'a Endpoint>,
+    /// The client.
+    pub source: Peer,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// How long the connect that succeeded took.
+    pub connect: Option<Duration>,
+    /// Endpoints that failed before.
+    pub retries: u32,
+    /// Bytes passed on to the endpoint.
+    pub bytes_in: u64,
+    /// Bytes passed on to the client.
+    pub bytes_out: u64,
+    /// What went wrong, in words.
+    pub error: Option<&'a str>,
+}
+
+/// Where records go. Called on a worker: it must not block.
+pub trait SessionLog: Send + Sync + 'static {
+    /// Takes one record.
+    fn record(&self, record: &Record<'_>);
+
+    /// How often live sessions are to be recorded.
+    fn every(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A live session. Only its worker touches it.
+pub(crate) struct Session {
+    id: SessionId,
+    view: Rc<View>,
+    listener: usize,
+    pub(crate) source: Peer,
+    accepted: Duration,
+    pool: Cell<usize>,
+    counted: Cell<bool>,
+    endpoint: Cell<Option<usize>>,
+    connect: Cell<Option<Duration>>,
+    retries: Cell<u32>,
+    to_endpoint: Cell<u64>,
+    to_client: Cell<u64>,
+    error: RefCell<Option<String>>,
+    /// Set from outside to end it; the waker is its task's.
+    abort: Cell<Option<Reason>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Session {
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.view.snapshot.listeners[self.listener]
+    }
+
+    pub(crate) fn pool_index(&self) -> usize {
+        self.pool.get()
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.view.snapshot.pools[self.pool.get()]
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.get().and_then(|i| self.pool().endpoints.get(i))
+    }
+
+    /// No endpoint of its pool is fit: another pool takes over. Only before it was counted.
+    pub(crate) fn move_to(&self, pool: PoolId) {
+        self.pool.set(pool.0);
+    }
+
+    /// Its pool is settled: it counts there from now on.
+    pub(crate) fn count(&self, context: &Context) {
+        if !self.counted.replace(true)
+            && let Some(traffic) = self.listener().traffic_to(PoolId(self.pool.get()))
+        {
+            traffic.of(context.worker).opened.add(1);
+        }
+    }
+
+    /// Endpoint `index` of its pool is connected, after `took`.
+    pub(crate) fn connected(&self, index: usize, took: Duration) {
+        self.endpoint.set(Some(index));
+        self.connect.set(Some(took));
+    }
+
+    /// An endpoint failed; another may be tried.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &str) {
+        self.retries.set(self.retries.get() + 1);
+        *self.error.borrow_mut() = Some(format!("{}: {error}", endpoint.name));
+    }
+
+    /// `bytes` were passed on.
+    pub(crate) fn moved(&self, context: &Context, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        let cell = match direction {
+            Direction::ToEndpoint => &self.to_endpoint,
+            Direction::ToClient => &self.to_client,
+        };
+        cell.set(cell.get() + bytes);
+        if let Some(lanes) = self.listener().traffic_to(PoolId(self.pool.get())) {
+            lanes.of(context.worker).bytes.of(direction).add(bytes);
+        }
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.serving.of(context.worker).bytes.of(direction).add(bytes);
+        }
+    }
+
+    /// Asks the session to end; its task sees it at once.
+    pub(crate) fn abort(&self, reason: Reason) {
+        self.abort.set(Some(reason));
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it was asked to end. Registers the task to be woken when it is.
+    pub(crate) fn poll_aborted(&self, waker: &Waker) -> Poll<Reason> {
+        if let Some(reason) = self.abort.get() {
+            return Poll::Ready(reason);
+        }
+        let mut stored = self.waker.borrow_mut();
+        if !stored.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *stored = Some(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    fn record(&self, context: &Context, event: Event) {
+        let error = self.error.borrow();
+        context.shared.log.record(&Record {
+            event,
+            id: self.id,
+            listener: &self.listener().name,
+            route: "default",
+            pool: &self.pool().name,
+            endpoint: self.endpoint(),
+            source: self.source,
+            age: context.shared.now().saturating_sub(self.accepted),
+            connect: self.connect.get(),
+            retries: self.retries.get().min(self.pool().retries),
+            bytes_in: self.to_endpoint.get(),
+            bytes_out: self.to_client.get(),
+            error: error.as_deref().filter(|_| self.endpoint.get().is_none()),
+        });
+    }
+}
+
+/// The sessions of one worker.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    live: RefCell<Slab<Rc<Session>>>,
+    opened: Cell<u64>,
+}
+
+impl Sessions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live.borrow().is_empty()
+    }
+
+    /// Asks every session to end.
+    pub(crate) fn abort_all(&self, reason: Reason) {
+        // Waking runs nothing here: tasks run when their turn comes.
+        self.live.borrow().iter().for_each(|(_, session)| session.abort(reason));
+    }
+
+    /// Records every live session.
+    pub(crate) fn record_all(&self, context: &Context) {
+        self.live.borrow().iter().for_each(|(_, session)| session.record(context, Event::Alive));
+    }
+}
+
+/// Keeps a session in its worker's table. Dropping it takes the session out, counts its end and records it; without a
+/// reason that can only be a panic or the end of the worker.
+pub(crate) struct Registered {
+    pub(crate) session: Rc<Session>,
+    context: Rc<Context>,
+    key: usize,
+    reason: Cell<Option<Reason>>,
+}
+
+impl Registered {
+    /// Registers a session of `listener` that `pool` is to serve, accepted at `accepted`.
+    pub(crate) fn new(
+        context: Rc<Context>,
+        view: Rc<View>,
+        listener: usize,
+        pool: usize,
+        source: Peer,
+        accepted: Duration,
+    ) -> Self {
+        let sessions = &context.sessions;
+        let number = sessions.opened.get() + 1;
+        sessions.opened.set(number);
+        let session = Rc::new(Session {
+            id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
+            view,
+            listener,
+            source,
+            accepted,
+            pool: Cell::new(pool),
+            counted: Cell::new(false),
+            endpoint: Cell::new(None),
+            connect: Cell::new(None),
+            retries: Cell::new(0),
+            to_endpoint: Cell::new(0),
+            to_client: Cell::new(0),
+            error: RefCell::new(None),
+            abort: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        let key = sessions.live.borrow_mut().insert(Rc::clone(&session));
+        Self { session, context, key, reason: Cell::new(None) }
+    }
+
+    /// Records the begin, if the log wants it.
+    pub(crate) fn begun(&self) {
+        self.session.record(&self.context, Event::Start);
+    }
+
+    /// Ends it.
+    pub(crate) fn end(self, reason: Reason) {
+        self.reason.set(Some(reason));
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let reason = self
+            .reason
+            .get()
+            .unwrap_or_else(|| if std::thread::panicking() { Reason::InternalError } else { Reason::Shutdown });
+        let (context, session) = (&self.context, &self.session);
+        context.sessions.live.borrow_mut().try_remove(self.key);
+        session.count(context);
+        if let Some(traffic) = session.listener().traffic_to(PoolId(session.pool.get())) {
+            traffic.of(context.worker).closed[reason as usize].add(1);
+        }
+        if reason == Reason::InternalError {
+            context.shared.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        session.record(context, Event::End(reason));
+    }
+}

@@ -1,0 +1,115 @@
+//! What every thread of the process shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use floodway_flow::Permits;
+use floodway_net::PipeCap;
+use tokio::sync::Notify;
+
+use crate::counters::{Count, Lanes};
+use crate::{SessionLog, Snapshot};
+
+/// What every thread of the process shares: the snapshot, the budgets, and whether we are going down.
+pub struct Shared {
+    /// The only swap there is. Written by control, loaded by workers once a flow.
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) permits: Permits,
+    /// Wakes whoever waits for a permit, when one comes back to an exhausted budget.
+    pub(crate) room: Notify,
+    /// Wakes whoever waits for the last session to end.
+    pub(crate) empty: Notify,
+    pub(crate) pipes: Arc<PipeCap>,
+    pub(crate) log: Arc<dyn SessionLog>,
+    pub(crate) started: Instant,
+    /// Set once, by control, before workers are told: an answer of "not ready" may come early, never late.
+    pub(crate) stopping: AtomicBool,
+    /// Times that accepting paused for want of a permit, and errors of accept for want of anything else. Relaxed: counts.
+    pub(crate) accept_pauses: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
+    /// Sessions that a panic of ours ended. Relaxed: a count.
+    pub(crate) panics: AtomicU64,
+    /// Bytes that went through pipes.
+    pub(crate) spliced: Lanes<Count>,
+    /// Limit of open files that the budget was made from.
+    pub(crate) open_files: u64,
+}
+
+impl Shared {
+    /// The truth now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Whether new sessions are welcome.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Sessions that the process carries now, and can carry.
+    #[must_use]
+    pub fn sessions(&self) -> (u32, u32) {
+        (self.permits.used(), self.permits.limit())
+    }
+
+    /// Pipes: open now, at most, and times that there was none.
+    #[must_use]
+    pub fn pipes(&self) -> (u32, u32, u64) {
+        (self.pipes.open(), self.pipes.most(), self.pipes.refused())
+    }
+
+    /// Times that accepting paused since the process carried all it can.
+    #[must_use]
+    pub fn accept_pauses(&self) -> u64 {
+        self.accept_pauses.load(Ordering::Relaxed)
+    }
+
+    /// Times that accepting failed for want of memory or open files.
+    #[must_use]
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that a bug of ours ended.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that went through pipes, not through user space.
+    #[must_use]
+    pub fn spliced(&self) -> u64 {
+        self.spliced.sum(Count::get)
+    }
+
+    pub(crate) fn note_spliced(&self, worker: usize, bytes: usize) {
+        self.spliced.of(worker).add(bytes as u64);
+    }
+
+    /// The limit of open files.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        self.open_files
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Time since the process started, on a clock that only goes forward.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("sessions", &self.sessions()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! The one truth that workers load: listeners, pools, endpoints, and what is counted of them.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use floodway_balance as balance;
+use floodway_balance::{Admin, Health};
+use floodway_config::{Address, ClientTimeouts, PoolId};
+use floodway_flow::{Direction, Permits};
+use floodway_judge::Outcome;
+use floodway_net::SocketOptions;
+use floodway_policy::{Access, SourceLimits};
+
+use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
+
+/// Everything that a flow needs to know, at one moment. Swapped whole.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// 1 for the configuration that the process started with.
+    pub generation: u64,
+    /// In the order of the file.
+    pub listeners: Vec<Arc<Listener>>,
+    /// In the order of the file; [`PoolId`] is an index into it.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    pub(crate) forward: PoolId,
+    pub(crate) access: Access,
+    pub(crate) peer_access: Access,
+    pub(crate) sessions: Option<Permits>,
+    pub(crate) per_source: Option<SourceLimits>,
+    pub(crate) timeouts: ClientTimeouts,
+    pub(crate) endpoint_options: SocketOptions,
+    pub(crate) rejections: Lanes<Rejections>,
+    /// By pool: the one that is forwarded to, and those that take over from it.
+    pub(crate) traffic: Vec<(PoolId, Lanes<Traffic>)>,
+}
+
+impl Listener {
+    /// Connections turned away, for `why`.
+    #[must_use]
+    pub fn rejected(&self, why: Rejection) -> u64 {
+        self.rejections.sum(|r| r.of(why).get())
+    }
+
+    /// Sessions and bytes, by pool.
+    pub fn traffic(&self) -> impl Iterator<Item = (PoolId, Totals)> {
+        self.traffic.iter().map(|(pool, lanes)| (*pool, lanes.totals()))
+    }
+
+    pub(crate) fn traffic_to(&self, pool: PoolId) -> Option<&Lanes<Traffic>> {
+        self.traffic.iter().find(|(id, _)| *id == pool).map(|(_, lanes)| lanes)
+    }
+}
+
+/// Who serves.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Loads and states.
+    pub balance: Arc<balance::Pool>,
+    /// In the order of the file, as in `balance`.
+    pub endpoints: Vec<Endpoint>,
+    /// The pool that takes over when no endpoint is fit.
+    pub(crate) fallback: Option<PoolId>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) health: Option<floodway_config::Health>,
+    pub(crate) connects: Lanes<Connects>,
+    /// How long checks took: passes and failures together.
+    pub(crate) check_times: Lanes<Connects>,
+}
+
+impl Pool {
+    /// How long connects to endpoints took.
+    #[must_use]
+    pub fn connect_times(&self) -> ConnectTimes {
+        self.connects.times()
+    }
+
+    /// How long checks took; `None` if there are none.
+    #[must_use]
+    pub fn check_times(&self) -> Option<ConnectTimes> {
+        self.health.as_ref().map(|_| self.check_times.times())
+    }
+
+    /// What endpoint `index` is now.
+    #[must_use]
+    pub fn state(&self, index: usize) -> EndpointState {
+        match (self.balance.admin(index), self.balance.health(index)) {
+            (Admin::Disabled, _) => EndpointState::Disabled,
+            (Admin::Drain, _) => EndpointState::Draining,
+            (Admin::Enabled, Health::Up) => EndpointState::Up,
+            (Admin::Enabled, Health::Down) => EndpointState::Down,
+            (Admin::Enabled, Health::Unknown) => EndpointState::Unknown,
+            (Admin::Enabled, Health::Unchecked) => EndpointState::Unchecked,
+        }
+    }
+}
+
+/// What an endpoint is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointState {
+    /// Fit by its checks.
+    Up,
+    /// Unfit by its checks.
+    Down,
+    /// Checked, but not known yet.
+    Unknown,
+    /// Not checked.
+    Unchecked,
+    /// Takes no new sessions.
+    Draining,
+    /// Takes no sessions.
+    Disabled,
+}
+
+impl EndpointState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [Self::Up, Self::Down, Self::Unknown, Self::Unchecked, Self::Draining, Self::Disabled];
+
+    /// The word for metrics, logs and status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+            Self::Unchecked => "unchecked",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its name, unique in its pool.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    pub(crate) serving: Lanes<Serving>,
+    /// Checks by outcome, in the order of [`Outcome::WORDS`]. Written by control, read by metrics. Relaxed: counts.
+    checks: [AtomicU64; Outcome::WORDS.len()],
+    /// Why it is what it is, in words. Locked for a copy only.
+    why: Mutex<String>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(name: String, address: Address, workers: usize) -> Self {
+        Self { name, address, serving: Lanes::new(workers), checks: Default::default(), why: Mutex::default() }
+    }
+
+    /// Bytes passed on in `direction`.
+    #[must_use]
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.serving.sum(|s| s.bytes.of(direction).get())
+    }
+
+    /// Sessions that it failed, for `why`.
+    #[must_use]
+    pub fn failures(&self, why: Failure) -> u64 {
+        self.serving.sum(|s| s.failures(why).get())
+    }
+
+    /// Checks by outcome.
+    pub fn checks(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Outcome::WORDS.into_iter().zip(&self.checks).map(|(word, n)| (word, n.load(Ordering::Relaxed)))
+    }
+
+    /// Why it is what it is, in words; empty where that needs none.
+    #[must_use]
+    pub fn why(&self) -> String {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_check(&self, outcome: &Outcome) {
+        if let Some(i) = Outcome::WORDS.iter().position(|w| *w == outcome.as_str()) {
+            self.checks[i].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_why(&self, why: String) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}

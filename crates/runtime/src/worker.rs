@@ -1,0 +1,182 @@
+//! A worker: one thread, its event loop, its sockets, its sessions.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodway_balance::Picker;
+use floodway_flow::Reason;
+use floodway_net::{Listening, PipePool, Place};
+use tokio::runtime::LocalRuntime;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+
+use crate::accept::accept_loop;
+use crate::session::Sessions;
+use crate::{Handler, Shared, Snapshot};
+
+/// Bytes of the buffer that all copies of a worker go through.
+pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
+/// Empty buffers and pipes that a worker keeps for the next direction that needs one.
+const MOST_IDLE: usize = 32;
+/// How long sessions that were told to end may take; they need one turn of the loop.
+const LAST_TURNS: Duration = Duration::from_secs(5);
+
+/// A listening socket and the listener that it belongs to.
+pub(crate) struct Door {
+    pub(crate) listener: usize,
+    pub(crate) place: Place,
+    pub(crate) socket: OwnedFd,
+}
+
+/// What control tells a worker.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// Take what waits in the queues, then close them.
+    StopAccepting,
+    /// End every session.
+    End(Reason),
+    /// Leave.
+    Leave,
+}
+
+/// What everything on one worker shares.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    /// Its number, from 0.
+    pub(crate) worker: usize,
+    pub(crate) sessions: Sessions,
+    /// Borrowed only between two waits.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) pipes: RefCell<PipePool>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    view: RefCell<Rc<View>>,
+    random: Cell<u64>,
+}
+
+impl Context {
+    fn new(shared: Arc<Shared>, worker: usize, seed: u64) -> Self {
+        Self {
+            worker,
+            sessions: Sessions::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
+            pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), MOST_IDLE)),
+            buffers: RefCell::new(Vec::new()),
+            view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full()))),
+            random: Cell::new(seed | 1),
+            shared,
+        }
+    }
+
+    /// The view of the snapshot of now; made anew when that was swapped.
+    pub(crate) fn view(&self) -> Rc<View> {
+        let now = self.shared.snapshot.load();
+        let mut view = self.view.borrow_mut();
+        if !Arc::ptr_eq(&now, &view.snapshot) {
+            *view = Rc::new(View::new(Arc::clone(&now)));
+        }
+        Rc::clone(&view)
+    }
+
+    /// xorshift64* (Vigna 2014): good enough to spread load, and three instructions.
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// An empty buffer that can hold [`SCRATCH_BYTES`].
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SCRATCH_BYTES))
+    }
+
+    pub(crate) fn give_buffer_back(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < MOST_IDLE {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// One worker's view of a snapshot: the same objects, with a picker for each pool.
+pub(crate) struct View {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) pickers: Vec<RefCell<Picker>>,
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>) -> Self {
+        let pickers = snapshot.pools.iter().map(|p| RefCell::new(Picker::new(Arc::clone(&p.balance)))).collect();
+        Self { snapshot, pickers }
+    }
+}
+
+/// Runs worker number `worker` on this thread until it is told to leave.
+pub(crate) fn run<H: Handler>(
+    shared: Arc<Shared>,
+    worker: usize,
+    seed: u64,
+    doors: Vec<Door>,
+    handler: H,
+    mail: UnboundedReceiver<Mail>,
+) {
+    let runtime = match LocalRuntime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(worker, %error, "a worker has no event loop"),
+    };
+    let context = Rc::new(Context::new(shared, worker, seed));
+    runtime.block_on(serve(context, doors, handler, mail));
+}
+
+async fn serve<H: Handler>(context: Rc<Context>, doors: Vec<Door>, handler: H, mut mail: UnboundedReceiver<Mail>) {
+    let (close, closing) = watch::channel(false);
+    let mut accepting = Vec::new();
+    for door in doors {
+        match Listening::new(door.socket, &door.place) {
+            Ok(listening) => {
+                let task = accept_loop(Rc::clone(&context), door.listener, listening, handler.clone(), closing.clone());
+                accepting.push(tokio::task::spawn_local(task));
+            }
+            Err(error) => tracing::error!(worker = context.worker, place = %door.place, %error, "cannot listen"),
+        }
+    }
+    if let Some(every) = context.shared.log.every() {
+        tokio::task::spawn_local(record_live_sessions(Rc::clone(&context), every));
+    }
+    while let Some(message) = mail.recv().await {
+        match message {
+            Mail::StopAccepting => {
+                // The channel cannot be closed: a receiver is here.
+                let _ = close.send(true);
+                for task in accepting.drain(..) {
+                    if let Err(error) = task.await {
+                        tracing::error!(worker = context.worker, %error, "an accept loop ended by a fault");
+                    }
+                }
+            }
+            Mail::End(reason) => {
+                context.sessions.abort_all(reason);
+                let all_ended = async {
+                    while !context.sessions.is_empty() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                let _ = tokio::time::timeout(LAST_TURNS, all_ended).await;
+            }
+            Mail::Leave => break,
+        }
+    }
+}
+
+async fn record_live_sessions(context: Rc<Context>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        context.sessions.record_all(&context);
+    }
+}
