@@ -1,1 +1,16 @@
-//! t
+//! Drives the built binary over real sockets: processes, backends, keyed streams, and waiting for events.
+
+mod backend;
+mod process;
+mod stream;
+mod tcp;
+mod wait;
+
+pub use backend::Backend;
+pub use process::{Floodway, Options, binary, project_folder, run};
+pub use stream::{Keyed, pseudo_random};
+pub use tcp::{Ending, bytes_acknowledged, connect, read_to_ending, reset};
+pub use wait::{free_port, wait_for, wait_until};
+
+/// The worker counts that everything must hold for.
+pub const WORKERS: [usize; 3] = [1, 2, 4];

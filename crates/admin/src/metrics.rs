@@ -9,7 +9,7 @@ use floodway_flow::Direction;
 use floodway_runtime::{CONNECT_BUCKETS, ConnectTimes, Endpoint, Failure, Pool, Rejection, Shared, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
@@ -49,9 +49,6 @@ struct Out<'a>(DescriptorEncoder<'a>);
 /// A sample: labels and a value.
 type Sample<L, V> = (L, V);
 
-/// The labels of a metric of the whole process.
-const NO_LABELS: [(&str, &str); 0] = [];
-
 impl Out<'_> {
     fn counter<L: EncodeLabelSet>(
         &mut self,
@@ -64,6 +61,17 @@ impl Out<'_> {
             family.encode_family(&labels)?.encode_counter(&value, None::<&Exemplar<L, f64>>)?;
         }
         Ok(())
+    }
+
+    /// A metric of the whole process: no labels.
+    fn total(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter(&value, None::<&Exemplar<NoLabelSet, f64>>)
+    }
+
+    /// A metric of the whole process: no labels.
+    fn value(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     fn gauge<L: EncodeLabelSet>(
@@ -134,8 +142,11 @@ fn pools(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     out.gauge("pool_fallback_active", "1 while no endpoint is fit and `when_none_fit` decides", fallback)
 }
 
+/// An endpoint: its labels, its pool, its place in it.
+type Row<'a> = ([(&'a str, &'a str); 2], &'a Pool, usize, &'a Endpoint);
+
 fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
-    let all: Vec<([(&str, &str); 2], &Pool, usize, &Endpoint)> = snapshot
+    let all: Vec<Row<'_>> = snapshot
         .pools
         .iter()
         .flat_map(|p| {
@@ -186,44 +197,35 @@ fn checks(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
 
 impl Scrape {
     fn process(&self, out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
-        let one = |value: f64| [(NO_LABELS, value)];
-        let count = |value: u64| [(NO_LABELS, value)];
         let (sessions, most_sessions) = self.shared.sessions();
         let (pipes, most_pipes, refused) = self.shared.pipes();
         let fds = floodway_net::open_files_now().unwrap_or(0);
-        out.gauge("fds_used", "Open files", one(fds as f64))?;
-        out.gauge("fds_limit", "Open files that the process may have", one(self.shared.open_files() as f64))?;
-        out.gauge("permits_used", "Sessions that the process carries, of all listeners", one(f64::from(sessions)))?;
-        out.gauge("permits_limit", "Sessions that the process can carry", one(f64::from(most_sessions)))?;
-        out.counter(
+        out.value("fds_used", "Open files", fds as f64)?;
+        out.value("fds_limit", "Open files that the process may have", self.shared.open_files() as f64)?;
+        out.value("permits_used", "Sessions that the process carries, of all listeners", f64::from(sessions))?;
+        out.value("permits_limit", "Sessions that the process can carry", f64::from(most_sessions))?;
+        out.total(
             "accept_pauses",
             "Times that accepting paused since the process carried all it can",
-            count(self.shared.accept_pauses()),
+            self.shared.accept_pauses(),
         )?;
-        out.counter(
+        out.total(
             "accept_errors",
             "Times that accepting failed for want of memory or open files",
-            count(self.shared.accept_errors()),
+            self.shared.accept_errors(),
         )?;
-        out.gauge("pipes_open", "Pipes for splice, in use or kept", one(f64::from(pipes)))?;
-        out.gauge("pipes_limit", "Pipes for splice at the most", one(f64::from(most_pipes)))?;
-        out.counter("pipes_refused", "Times that a direction copied since there was no pipe", count(refused))?;
-        out.counter(
-            "spliced_bytes",
-            "Bytes that went through pipes and not through user space",
-            count(self.shared.spliced()),
-        )?;
-        out.counter("panics", "Sessions that a bug of Floodway's ended", count(self.shared.panics()))?;
-        out.counter("log_dropped", "Log lines dropped since their reader was too slow", count(self.log_dropped))?;
-        out.gauge("config_generation", "Number of the configuration in force", one(snapshot.generation as f64))?;
-        out.gauge("config_last_reload_successful", "1 if the last configuration that was read is in force", one(1.0))?;
-        out.gauge(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was read",
-            one(since_epoch(self.shared.uptime())),
-        )?;
-        let version = [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)];
-        out.gauge("build_info", "Which Floodway this is", version)
+        out.value("pipes_open", "Pipes for splice, in use or kept", f64::from(pipes))?;
+        out.value("pipes_limit", "Pipes for splice at the most", f64::from(most_pipes))?;
+        out.total("pipes_refused", "Times that a direction copied since there was no pipe", refused)?;
+        out.total("spliced_bytes", "Bytes that went through pipes and not through user space", self.shared.spliced())?;
+        out.total("medium_switches", "Times that a direction changed between copy and splice", self.shared.switches())?;
+        out.total("panics", "Sessions that a bug of Floodway's ended", self.shared.panics())?;
+        out.total("log_dropped", "Log lines dropped since their reader was too slow", self.log_dropped)?;
+        out.value("config_generation", "Number of the configuration in force", snapshot.generation as f64)?;
+        out.value("config_last_reload_successful", "1 if the last configuration that was read is in force", 1.0)?;
+        let read_at = since_epoch(self.shared.uptime());
+        out.value("config_last_reload_success_timestamp_seconds", "When the configuration in force was read", read_at)?;
+        out.gauge("build_info", "Which Floodway this is", [([("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Binds, starts, and ends.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::counters::Lanes;
-use crate::worker::{Door, Mail, run};
+use crate::worker::{Door, Mail, Start, run};
 use crate::{Budget, Handler, SessionLog, Shared, checks, translate};
 
 /// Why a server could not start.
@@ -35,7 +36,7 @@ pub enum StartError {
     NoRoom(u64),
     /// A thread could not be started.
     #[error("cannot start a worker: {0}")]
-    Thread(std::io::Error),
+    Thread(io::Error),
 }
 
 /// Sockets that are bound, and nothing that runs yet: the moment to give up privileges.
@@ -95,6 +96,7 @@ impl Server {
             accept_errors: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             spliced: Lanes::new(self.workers),
+            switches: Lanes::new(self.workers),
             open_files: self.open_files,
         });
         let unix_paths = self.places().filter_map(|(_, place)| match place {
@@ -162,12 +164,12 @@ impl Running {
 
     fn spawn<H: Handler>(&mut self, worker: usize, doors: Vec<Door>, handler: H) -> Result<(), StartError> {
         let (send, mail) = unbounded_channel();
-        let (shared, seed) = (Arc::clone(&self.shared), random());
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let start = Start { shared: Arc::clone(&self.shared), worker, seed: random(), doors, mail, ready };
         let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
-        let thread =
-            thread.spawn(move || run(shared, worker, seed, doors, handler, mail)).map_err(StartError::Thread)?;
+        let thread = thread.spawn(move || run(start, handler)).map_err(StartError::Thread)?;
         self.workers.push((send, thread));
-        Ok(())
+        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("it ended by a fault"))).map_err(StartError::Thread)
     }
 
     /// Ends in good order: not ready, `delay`, no more accepting, at most `timeout` for sessions to end by themselves, and

@@ -33,6 +33,8 @@ pub struct Shared {
     pub(crate) panics: AtomicU64,
     /// Bytes that went through pipes.
     pub(crate) spliced: Lanes<Count>,
+    /// Times that a direction changed its medium.
+    pub(crate) switches: Lanes<Count>,
     /// Limit of open files that the budget was made from.
     pub(crate) open_files: u64,
 }
@@ -84,6 +86,12 @@ impl Shared {
     #[must_use]
     pub fn spliced(&self) -> u64 {
         self.spliced.sum(Count::get)
+    }
+
+    /// Times that a direction changed between copy and splice.
+    #[must_use]
+    pub fn switches(&self) -> u64 {
+        self.switches.sum(Count::get)
     }
 
     pub(crate) fn note_spliced(&self, worker: usize, bytes: usize) {

@@ -1,9 +1,11 @@
 //! A worker: one thread, its event loop, its sockets, its sessions.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use floodway_balance::Picker;
@@ -117,35 +119,51 @@ impl View {
     }
 }
 
-/// Runs worker number `worker` on this thread until it is told to leave.
-pub(crate) fn run<H: Handler>(
-    shared: Arc<Shared>,
-    worker: usize,
-    seed: u64,
-    doors: Vec<Door>,
-    handler: H,
-    mail: UnboundedReceiver<Mail>,
-) {
-    let runtime = match LocalRuntime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return tracing::error!(worker, %error, "a worker has no event loop"),
-    };
-    let context = Rc::new(Context::new(shared, worker, seed));
-    runtime.block_on(serve(context, doors, handler, mail));
+/// What a worker starts with.
+pub(crate) struct Start {
+    pub(crate) shared: Arc<Shared>,
+    /// Its number, from 0.
+    pub(crate) worker: usize,
+    /// Fresh entropy.
+    pub(crate) seed: u64,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) mail: UnboundedReceiver<Mail>,
+    /// Told once it accepts, or cannot.
+    pub(crate) ready: Sender<io::Result<()>>,
 }
 
-async fn serve<H: Handler>(context: Rc<Context>, doors: Vec<Door>, handler: H, mut mail: UnboundedReceiver<Mail>) {
-    let (close, closing) = watch::channel(false);
-    let mut accepting = Vec::new();
-    for door in doors {
-        match Listening::new(door.socket, &door.place) {
-            Ok(listening) => {
-                let task = accept_loop(Rc::clone(&context), door.listener, listening, handler.clone(), closing.clone());
-                accepting.push(tokio::task::spawn_local(task));
+/// Runs a worker on this thread until it is told to leave.
+pub(crate) fn run<H: Handler>(start: Start, handler: H) {
+    let Start { shared, worker, seed, doors, mail, ready } = start;
+    // Nobody listens any more only if the start was given up.
+    let tell = |result| drop(ready.send(result));
+    match LocalRuntime::new() {
+        Err(error) => tell(Err(error)),
+        Ok(runtime) => runtime.block_on(async {
+            let listening = doors.into_iter().map(|d| Ok((d.listener, Listening::new(d.socket, &d.place)?)));
+            match listening.collect::<io::Result<Vec<_>>>() {
+                Err(error) => tell(Err(error)),
+                Ok(listening) => {
+                    tell(Ok(()));
+                    serve(Rc::new(Context::new(shared, worker, seed)), listening, handler, mail).await;
+                }
             }
-            Err(error) => tracing::error!(worker = context.worker, place = %door.place, %error, "cannot listen"),
-        }
+        }),
     }
+}
+
+async fn serve<H: Handler>(
+    context: Rc<Context>,
+    listening: Vec<(usize, Listening)>,
+    handler: H,
+    mut mail: UnboundedReceiver<Mail>,
+) {
+    let (close, closing) = watch::channel(false);
+    let start = |(listener, listening)| {
+        let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), closing.clone());
+        tokio::task::spawn_local(task)
+    };
+    let mut accepting: Vec<_> = listening.into_iter().map(start).collect();
     if let Some(every) = context.shared.log.every() {
         tokio::task::spawn_local(record_live_sessions(Rc::clone(&context), every));
     }

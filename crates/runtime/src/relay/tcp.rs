@@ -22,9 +22,12 @@ use crate::worker::Context;
 
 /// Steps of one flow before others of the worker have their turn: 32 times 64 KiB, or 256 KiB spliced.
 const STEPS_A_TURN: u32 = 32;
-/// Between looks at what a side has not acknowledged: at first, and at the most.
+/// Between looks at what a side has not acknowledged: at first, while a delayed acknowledgement (40 ms, TCP_DELACK_MIN of
+/// Linux) may be all that is missing, and after that.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(20);
+const SHORT_LOOK: Duration = Duration::from_millis(4);
+const SHORT_LOOKS: u32 = 20;
+const LONG_LOOK: Duration = Duration::from_millis(50);
 
 /// The raw relay: bytes in, bytes out, endings as they come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,12 +41,13 @@ impl Handler for TcpRelay {
 
 async fn serve(flow: Flow) {
     let (context, view) = (Rc::clone(&flow.context), Rc::clone(&flow.view));
-    let (session, client, _room) = flow.begin();
+    let (session, client, room) = flow.begin();
     let (endpoint, lease) = match dial(&context, &view, &session).await {
         Ok(connected) => connected,
         Err(reason) => {
             client.reset();
             session.begun();
+            drop(room);
             return session.end(reason);
         }
     };
@@ -52,8 +56,8 @@ async fn serve(flow: Flow) {
     if reason == Reason::ServerReset {
         session.session.pool().endpoints[lease.index()].serving.of(context.worker).failures(Failure::Reset).add(1);
     }
-    // The place at the endpoint is free before the end is told: who waits for the one may count on the other.
-    drop(lease);
+    // The places are free before the end is told: who saw the end may count on them.
+    drop((lease, room));
     session.end(reason);
 }
 
@@ -256,7 +260,11 @@ impl Pump<'_> {
 
     fn gave_out(&mut self, direction: Direction, bytes: usize, now: Duration) {
         if bytes > 0 {
+            let medium = self.duplex.medium(direction);
             self.duplex.wrote(direction, bytes, now);
+            if self.duplex.medium(direction) != medium {
+                self.context.shared.switches.of(self.context.worker).add(1);
+            }
             self.session.moved(self.context, direction, bytes);
         }
     }
@@ -305,18 +313,21 @@ impl Pump<'_> {
     /// Waits until `side` has acknowledged everything: a reset would throw away what it has not. There is no event for that,
     /// so we look, ever less often; in most cases once.
     async fn drain(&mut self, side: Side) {
-        let mut pause = FIRST_LOOK;
-        loop {
+        for look in 0u32.. {
             let now = self.context.shared.now();
             self.duplex.queued(self.socket(side).unacknowledged(), now);
             self.duplex.on_time(now);
             if self.duplex.ending() != Some(Ending::Drain(side)) {
                 return;
             }
+            let pause = match look {
+                0 => FIRST_LOOK,
+                1..SHORT_LOOKS => SHORT_LOOK,
+                _ => LONG_LOOK,
+            };
             if let Err(reason) = until_aborted(self.session, sleep(pause)).await {
                 self.duplex.abort(reason);
             }
-            pause = (pause * 2).min(LAST_LOOK);
         }
     }
 }

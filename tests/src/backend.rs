@@ -1,0 +1,146 @@
+//! A server of our own: a thread a connection, stopped and started at will.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+type Handler = Arc<dyn Fn(TcpStream) + Send + Sync>;
+
+/// A listening server.
+pub struct Backend {
+    address: SocketAddr,
+    handler: Handler,
+    accepted: Arc<AtomicUsize>,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: Arc<AtomicBool>,
+    live: Arc<Mutex<Vec<TcpStream>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Starts a server on a free port; `handler` serves each connection.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    #[must_use]
+    pub fn start(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let address = listener.local_addr().expect("address");
+        let mut backend = Self { address, handler: Arc::new(handler), accepted: Arc::default(), running: None };
+        backend.serve(listener);
+        backend
+    }
+
+    /// A server that sends back what it gets.
+    #[must_use]
+    pub fn echo() -> Self {
+        Self::start(|mut stream| {
+            let mut buffer = vec![0; 65536];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+            let _ = stream.shutdown(Shutdown::Write);
+        })
+    }
+
+    /// A server that sends `name` and a new line at once, then what it gets.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let hello = format!("{name}\n");
+        Self::start(move |mut stream| {
+            let _ = stream.set_nodelay(true);
+            if stream.write_all(hello.as_bytes()).is_err() {
+                return;
+            }
+            let mut buffer = vec![0; 65536];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Where it listens, running or not.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that it has taken.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Stops listening, and resets what it serves.
+    ///
+    /// # Panics
+    /// If its thread has a fault.
+    pub fn stop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        running.stop.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread; somebody else's connection does as well.
+        let _ = TcpStream::connect(self.address);
+        running.thread.join().expect("the accepting thread");
+        for stream in running.live.lock().expect("live").drain(..) {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Listens again on the same port.
+    ///
+    /// # Panics
+    /// If somebody else has it meanwhile.
+    pub fn restart(&mut self) {
+        self.stop();
+        let listener = crate::wait_for("the port to be free", std::time::Duration::from_secs(10), || {
+            TcpListener::bind(self.address).ok()
+        });
+        self.serve(listener);
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let live = Arc::new(Mutex::new(Vec::new()));
+        let (handler, accepted) = (Arc::clone(&self.handler), Arc::clone(&self.accepted));
+        let (stopping, serving) = (Arc::clone(&stop), Arc::clone(&live));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                accepted.fetch_add(1, Ordering::SeqCst);
+                if let Ok(copy) = stream.try_clone() {
+                    let mut live = serving.lock().expect("live");
+                    live.retain(|s: &TcpStream| s.peer_addr().is_ok());
+                    live.push(copy);
+                }
+                let handler = Arc::clone(&handler);
+                let serving = Arc::clone(&serving);
+                std::thread::spawn(move || {
+                    let peer = stream.peer_addr().ok();
+                    handler(stream);
+                    // The copy would keep the connection open.
+                    serving.lock().expect("live").retain(|s| s.peer_addr().ok() != peer);
+                });
+            }
+        });
+        self.running = Some(Running { stop, live, thread });
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,40 @@
+//! Waiting for events.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+/// Looks every few milliseconds until `found` gives something.
+///
+/// # Panics
+/// If that takes longer than `most`.
+pub fn wait_for<T>(what: &str, most: Duration, mut found: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(it) = found() {
+            return it;
+        }
+        assert!(begin.elapsed() < most, "waited {most:?} in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(3));
+    }
+}
+
+/// Looks every few milliseconds until `is` so; `what` tells the state of things if it never is.
+///
+/// # Panics
+/// If that takes longer than `most`.
+pub fn wait_until(what: impl Fn() -> String, most: Duration, mut is: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is() {
+        assert!(begin.elapsed() < most, "waited {most:?} in vain for {}", what());
+        std::thread::park_timeout(Duration::from_millis(3));
+    }
+}
+
+/// A port of loopback that nobody listens on now.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
