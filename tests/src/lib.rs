@@ -10,7 +10,7 @@ pub use backend::Backend;
 pub use process::{Floodway, Options, binary, project_folder, run};
 pub use stream::{Keyed, pseudo_random};
 pub use tcp::{Ending, bytes_acknowledged, connect, read_to_ending, reset};
-pub use wait::{free_port, wait_for, wait_until};
+pub use wait::{SetAtEnd, free_port, wait_for, wait_until};
 
 /// The worker counts that everything must hold for.
 pub const WORKERS: [usize; 3] = [1, 2, 4];

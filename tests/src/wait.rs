@@ -1,6 +1,7 @@
 //! Waiting for events.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Looks every few milliseconds until `found` gives something.
@@ -37,4 +38,13 @@ pub fn wait_until(what: impl Fn() -> String, most: Duration, mut is: impl FnMut(
 #[must_use]
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// Sets a flag when it is dropped: ends the threads of a test even if the test fails.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

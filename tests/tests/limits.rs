@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Ending, Floodway, Options, WORKERS, connect, read_to_ending, wait_until};
+use floodway_tests::{Backend, Ending, Floodway, Options, SetAtEnd, WORKERS, connect, read_to_ending, wait_until};
 
 /// Sends a line and wants it back.
 fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -49,6 +49,7 @@ fn two_thousand_clients_at_512_open_files_hurt_nobody() {
         let mut established: Vec<_> = (0..20).map(|_| served(front)).collect();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let end = SetAtEnd(&done);
             let pings = scope.spawn(|| {
                 let mut slowest = Duration::ZERO;
                 while !done.load(Ordering::SeqCst) {
@@ -75,7 +76,7 @@ fn two_thousand_clients_at_512_open_files_hurt_nobody() {
             let begin = Instant::now();
             drop(served(front));
             let after = begin.elapsed();
-            done.store(true, Ordering::SeqCst);
+            drop(end);
             let slowest = pings.join().unwrap();
             assert!(after < Duration::from_secs(1), "service is back after {after:?}");
             assert!(slowest < Duration::from_secs(1), "an established session waited {slowest:?}");

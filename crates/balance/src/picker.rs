@@ -74,7 +74,8 @@ impl Picker {
         if self.eligible.is_empty() {
             return Err(Refusal::NoneFit);
         }
-        let ticket = self.pool.next_ticket();
+        // A second try of one flow takes no turn from the next flow.
+        let ticket = if tried.is_empty() { self.pool.next_ticket() } else { self.pool.ticket() };
         let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
         if let Some(index) = self.choose(ticket, random)
             && !tried.has(index)

@@ -231,6 +231,10 @@ impl Pool {
         self.ticket.fetch_add(1, Ordering::Relaxed)
     }
 
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn tries_all(&self) -> bool {
         self.try_all_when_none_fit
     }

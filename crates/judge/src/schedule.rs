@@ -1,15 +1,7 @@
-//! When to ask: spread evenly, so that many endpoints are not probed in the same instant.
+//! When to ask again: spread evenly, so that many endpoints are not probed in the same instant. The very first probe is due
+//! at once: until an endpoint is known, those that are known take all the load.
 
 use std::time::Duration;
-
-/// Longest time over which the very first probes of a pool are spread: a verdict should come soon.
-const FIRST_SPREAD: Duration = Duration::from_millis(200);
-
-/// How long after the start endpoint `index` of `count` is probed for the first time.
-#[must_use]
-pub fn first(index: u32, count: u32, every: Duration) -> Duration {
-    phase(index, count, every.min(FIRST_SPREAD))
-}
 
 /// How long after a probe at `since_start` the next is due: at the next moment of the endpoint's own phase, `every` apart.
 /// A probe may come up to half of `every` early, never more often than that.
@@ -35,17 +27,10 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(2);
 
     #[test]
-    fn first_probes_come_soon_and_spread() {
-        let at: Vec<_> = (0..4).map(|i| first(i, 4, EVERY).as_millis()).collect();
-        assert_eq!(at, [0, 50, 100, 150]);
-    }
-
-    #[test]
     fn later_probes_keep_their_phase() {
-        let start = first(1, 4, EVERY);
-        let wait = next(1, 4, EVERY, start);
-        assert_eq!(start + wait, Duration::from_millis(2500));
-        assert_eq!(next(1, 4, EVERY, start + wait + Duration::from_millis(30)), Duration::from_millis(1970));
+        let wait = next(1, 4, EVERY, Duration::ZERO);
+        assert_eq!(wait, Duration::from_millis(2500));
+        assert_eq!(next(1, 4, EVERY, wait + Duration::from_millis(30)), Duration::from_millis(1970));
     }
 
     proptest! {

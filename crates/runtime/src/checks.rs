@@ -30,7 +30,6 @@ async fn watch(pool: Arc<Pool>, index: usize, health: floodway_config::Health, s
     let (place, count) = (small(index), small(pool.endpoints.len()));
     let start = Instant::now();
     let mut judge = Judge::new(health.rules);
-    tokio::time::sleep(schedule::first(place, count, health.every)).await;
     loop {
         let Ok(slot) = slots.acquire().await else { return };
         let begin = Instant::now();

@@ -57,6 +57,7 @@ async fn open(context: &Context, session: &Session, index: usize) -> io::Result<
         Address::Socket(address) => Target::Tcp(*address, &session.listener().endpoint_options),
         Address::Unix(path) => Target::Unix(path),
     };
+    session.tries();
     let begin = context.shared.now();
     let connected = tokio::time::timeout(pool.connect_timeout, connect(target)).await;
     let socket = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;

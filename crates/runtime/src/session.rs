@@ -68,7 +68,7 @@ pub struct Record<'a> {
     pub age: Duration,
     /// How long the connect that succeeded took.
     pub connect: Option<Duration>,
-    /// Endpoints that failed before.
+    /// Connects after the first.
     pub retries: u32,
     /// Bytes passed on to the endpoint.
     pub bytes_in: u64,
@@ -100,7 +100,8 @@ pub(crate) struct Session {
     counted: Cell<bool>,
     endpoint: Cell<Option<usize>>,
     connect: Cell<Option<Duration>>,
-    retries: Cell<u32>,
+    /// Connects begun.
+    tries: Cell<u32>,
     to_endpoint: Cell<u64>,
     to_client: Cell<u64>,
     error: RefCell<Option<String>>,
@@ -140,6 +141,11 @@ impl Session {
         }
     }
 
+    /// An endpoint is being connected to.
+    pub(crate) fn tries(&self) {
+        self.tries.set(self.tries.get() + 1);
+    }
+
     /// Endpoint `index` of its pool is connected, after `took`.
     pub(crate) fn connected(&self, index: usize, took: Duration) {
         self.endpoint.set(Some(index));
@@ -148,7 +154,6 @@ impl Session {
 
     /// An endpoint failed; another may be tried.
     pub(crate) fn failed(&self, endpoint: &Endpoint, error: &str) {
-        self.retries.set(self.retries.get() + 1);
         *self.error.borrow_mut() = Some(format!("{}: {error}", endpoint.name));
     }
 
@@ -200,7 +205,7 @@ impl Session {
             source: self.source,
             age: context.shared.now().saturating_sub(self.accepted),
             connect: self.connect.get(),
-            retries: self.retries.get().min(self.pool().retries),
+            retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
             bytes_out: self.to_client.get(),
             error: error.as_deref().filter(|_| self.endpoint.get().is_none()),
@@ -264,7 +269,7 @@ impl Registered {
             counted: Cell::new(false),
             endpoint: Cell::new(None),
             connect: Cell::new(None),
-            retries: Cell::new(0),
+            tries: Cell::new(0),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
             error: RefCell::new(None),

@@ -1,0 +1,202 @@
+//! Which endpoint a session goes to, by weight, load, health and what has failed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use floodway_tests::{Backend, Ending, Floodway, WORKERS, connect, read_to_ending, wait_until};
+
+/// Opens a session and reads which server it is at.
+fn served_by(front: SocketAddr) -> (String, TcpStream) {
+    let stream = connect(front).unwrap();
+    let mut name = String::new();
+    BufReader::new(&stream).read_line(&mut name).unwrap();
+    (name.trim_end().to_owned(), stream)
+}
+
+fn is_refused(front: SocketAddr) -> bool {
+    let Ok(mut stream) = connect(front) else { return true };
+    read_to_ending(&mut stream, |_| panic!("it was served")).0 == Ending::Reset
+}
+
+/// `servers` as endpoints by name, each with more words.
+fn endpoints(servers: &[(&str, &Backend, &str)]) -> String {
+    let one = |(name, server, more): &(&str, &Backend, &str)| {
+        format!("{{ name: {name}, address: \"{}\"{more} }}", server.address())
+    };
+    servers.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn front(pools: &str, workers: usize) -> Floodway {
+    Floodway::start(&format!(
+        "listeners:\n  l: {{ bind: 127.0.0.1:0, forward: p }}\npools:\n{pools}\nruntime: {{ workers: {workers} }}\n"
+    ))
+}
+
+fn counts(front: SocketAddr, sessions: usize) -> (BTreeMap<String, usize>, Vec<(String, TcpStream)>) {
+    let held: Vec<_> = (0..sessions).map(|_| served_by(front)).collect();
+    let mut counts = BTreeMap::new();
+    held.iter().for_each(|(name, _)| *counts.entry(name.clone()).or_insert(0) += 1);
+    (counts, held)
+}
+
+#[test]
+fn shares_follow_weights_over_all_workers() {
+    let (a, b, c) = (Backend::named("a"), Backend::named("b"), Backend::named("c"));
+    for workers in WORKERS {
+        let pool = endpoints(&[("a", &a, ", weight: 50"), ("b", &b, ", weight: 30"), ("c", &c, ", weight: 20")]);
+        let floodway = front(&format!("  p: {{ endpoints: [{pool}] }}"), workers);
+        let (counts, _held) = counts(floodway.address("l"), 100);
+        assert_eq!(counts, BTreeMap::from([("a".into(), 50), ("b".into(), 30), ("c".into(), 20)]));
+    }
+}
+
+#[test]
+fn least_conn_fills_the_emptiest() {
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    for workers in WORKERS {
+        let pool = endpoints(&[("a", &a, ""), ("b", &b, "")]);
+        let floodway = front(&format!("  p: {{ endpoints: [{pool}], balance: least_conn }}"), workers);
+        let address = floodway.address("l");
+        let (even, mut held) = counts(address, 20);
+        assert_eq!((even["a"], even["b"]), (10, 10));
+        held.retain(|(name, _)| name == "b");
+        wait_until(
+            || "sessions to end".into(),
+            Duration::from_secs(5),
+            || floodway.metric("sessions_active", &[]) == 10.0,
+        );
+        let (next, _next) = counts(address, 10);
+        assert_eq!(next, BTreeMap::from([("a".into(), 10)]), "the emptier one is filled up");
+    }
+}
+
+#[test]
+fn what_the_operator_withholds_gets_nothing() {
+    let (a, b, c, d) = (Backend::named("a"), Backend::named("b"), Backend::named("c"), Backend::named("d"));
+    let pool = endpoints(&[
+        ("a", &a, ", state: drain"),
+        ("b", &b, ", state: disabled"),
+        ("c", &c, ""),
+        ("d", &d, ", weight: 0"),
+    ]);
+    let floodway = front(&format!("  p: {{ endpoints: [{pool}], health: {{ check: tcp, every: 100ms }} }}"), 2);
+    let (counts, _held) = counts(floodway.address("l"), 12);
+    assert_eq!(counts, BTreeMap::from([("c".into(), 12)]));
+    assert_eq!(floodway.metric("endpoint_state", &["endpoint_name=\"a\"", "state=\"draining\""]), 1.0);
+    assert_eq!(floodway.metric("endpoint_state", &["endpoint_name=\"b\"", "state=\"disabled\""]), 1.0);
+    assert_eq!(b.accepted(), 0, "what is disabled is not checked either");
+}
+
+#[test]
+fn a_refused_connect_goes_to_another_endpoint_unseen() {
+    for workers in WORKERS {
+        let (mut a, b) = (Backend::named("a"), Backend::named("b"));
+        a.stop();
+        let floodway =
+            front(&format!("  p: {{ endpoints: [{}] }}", endpoints(&[("a", &a, ""), ("b", &b, "")])), workers);
+        let (counts, held) = counts(floodway.address("l"), 20);
+        assert_eq!(counts, BTreeMap::from([("b".into(), 20)]));
+        assert_eq!(floodway.metric("endpoint_failures_total", &["endpoint_name=\"a\"", "reason=\"refused\""]), 10.0);
+        drop(held);
+        let retried = |r: &serde_json::Value| r["event"] == "session_end" && r["retries"] == 1;
+        let _ = floodway.wait_session("a session that was retried", retried);
+    }
+}
+
+#[test]
+fn a_connect_that_hangs_times_out_and_goes_on() {
+    // A listener whose queue is full answers no SYN any more.
+    let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let hole = full.local_addr().unwrap();
+    let _waiting: Vec<_> =
+        (0..3).map_while(|_| TcpStream::connect_timeout(&hole, Duration::from_millis(300)).ok()).collect();
+    let b = Backend::named("b");
+    let pool = format!(
+        "  p: {{ endpoints: [{{ name: a, address: \"{hole}\" }}, {}], timeouts: {{ connect: 200ms }} }}",
+        endpoints(&[("b", &b, "")])
+    );
+    let floodway = front(&pool, 1);
+    let (counts, _held) = counts(floodway.address("l"), 4);
+    assert_eq!(counts, BTreeMap::from([("b".into(), 4)]));
+    assert!(floodway.metric("endpoint_failures_total", &["endpoint_name=\"a\"", "reason=\"timeout\""]) >= 1.0);
+}
+
+#[test]
+fn when_nobody_answers_the_client_is_reset_and_told_apart() {
+    let (mut a, mut b) = (Backend::named("a"), Backend::named("b"));
+    a.stop();
+    b.stop();
+    let floodway = front(&format!("  p: {{ endpoints: [{}] }}", endpoints(&[("a", &a, ""), ("b", &b, "")])), 2);
+    assert!(is_refused(floodway.address("l")));
+    let record = floodway.wait_session("the end", |r| r["event"] == "session_end");
+    assert_eq!(record["reason"], "connect_failed");
+    assert!(record["error"].as_str().is_some_and(|e| e.contains("refused")), "{record}");
+    assert_eq!(record["retries"], 1, "there was one other endpoint");
+}
+
+#[test]
+fn checks_take_an_endpoint_out_and_bring_it_back() {
+    for workers in WORKERS {
+        let (mut a, b) = (Backend::named("a"), Backend::named("b"));
+        let pool = endpoints(&[("a", &a, ""), ("b", &b, "")]);
+        let floodway = front(
+            &format!(
+                "  p: {{ endpoints: [{pool}], health: {{ check: tcp, every: 100ms, rise: 2, fall: 2 }}, retries: 0 }}"
+            ),
+            workers,
+        );
+        let state = |state: &str| {
+            floodway.metric("endpoint_state", &["endpoint_name=\"a\"", &format!("state=\"{state}\"")]) == 1.0
+        };
+        wait_until(|| "a to be up".into(), Duration::from_secs(5), || state("up"));
+        a.stop();
+        wait_until(|| "a to be down".into(), Duration::from_secs(5), || state("down"));
+        assert_eq!(floodway.metric("endpoint_up", &["endpoint_name=\"a\""]), 0.0);
+        let (without, _held) = counts(floodway.address("l"), 10);
+        assert_eq!(without, BTreeMap::from([("b".into(), 10)]));
+        a.restart();
+        wait_until(|| "a to be up again".into(), Duration::from_secs(5), || state("up"));
+        let (with, _held) = counts(floodway.address("l"), 10);
+        assert_eq!((with["a"], with["b"]), (5, 5));
+        assert!(floodway.has_logged("endpoint is down") && floodway.has_logged("endpoint is up"));
+    }
+}
+
+#[test]
+fn when_none_fit_says_what_happens() {
+    let (mut a, b) = (Backend::named("a"), Backend::named("b"));
+    let health = "health: { check: tcp, every: 100ms, fall: 1 }";
+    let other = format!("  other: {{ endpoints: [{}] }}", endpoints(&[("b", &b, "")]));
+    for (word, rest) in [("refuse", ""), ("try_all", ""), ("{ pool: other }", other.as_str())] {
+        a.restart();
+        let pool =
+            format!("  p: {{ endpoints: [{}], {health}, when_none_fit: {word} }}\n{rest}", endpoints(&[("a", &a, "")]));
+        let floodway = front(&pool, 2);
+        assert_eq!(served_by(floodway.address("l")).0, "a");
+        assert_eq!(floodway.get("/readyz?pool=p").0, 200);
+        a.stop();
+        let active = || floodway.metric("pool_fallback_active", &["pool=\"p\""]) == 1.0;
+        wait_until(|| "the fallback".into(), Duration::from_secs(5), active);
+        assert_eq!(floodway.get("/readyz?pool=p").0, 503);
+        match word {
+            "refuse" => {
+                assert!(is_refused(floodway.address("l")));
+                let _ = floodway.wait_session("the end", |r| r["reason"] == "no_endpoint");
+            }
+            "try_all" => {
+                assert!(is_refused(floodway.address("l")), "it was tried, and refused");
+                let _ = floodway.wait_session("the end", |r| r["reason"] == "connect_failed");
+            }
+            _ => {
+                let (name, stream) = served_by(floodway.address("l"));
+                assert_eq!(name, "b");
+                drop(stream);
+                let _ = floodway.wait_session("the end", |r| r["pool"] == "other" && r["event"] == "session_end");
+                assert_eq!(floodway.metric("sessions_opened_total", &["listener=\"l\"", "pool=\"other\""]), 1.0);
+            }
+        }
+    }
+}
