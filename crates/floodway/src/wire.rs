@@ -58,6 +58,8 @@ fn open(config: Config) -> anyhow::Result<Opened> {
         become_user(&user).with_context(|| format!("cannot become user `{user}`"))?;
     }
     let (logs, sessions) = Logs::open(&log)?;
+    // Into the log, so that a fault on a worker does not wait for whoever reads stderr.
+    std::panic::set_hook(Box::new(|fault| tracing::error!(%fault, "panic")));
     Ok(Opened { server, metrics, logs, sessions })
 }
 

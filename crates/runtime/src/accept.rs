@@ -89,13 +89,30 @@ async fn accept_one<H: Handler>(
                 Ok(room) => {
                     let accepted = context.shared.now();
                     let flow = Flow { context: Rc::clone(context), view, listener, client, peer, accepted, room };
-                    tokio::task::spawn_local(handler.handle(flow));
+                    tokio::task::spawn_local(alone(Rc::clone(context), handler.handle(flow)));
                 }
                 Err(why) => turn_away(context, &view, listener, client, why),
             }
             Accepted::One
         }
     }
+}
+
+/// Runs one flow. The event loop catches its panic and goes on; whoever drops the handle would not know: it is counted here.
+async fn alone(context: Rc<Context>, flow: impl Future<Output = ()>) {
+    struct Witness(Rc<Context>);
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.shared.panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(worker = self.0.worker, "a bug of Floodway's ended one flow");
+            }
+        }
+    }
+
+    let _witness = Witness(context);
+    flow.await;
 }
 
 /// The guards, cheapest first. Each place taken is given back if a later guard says no.

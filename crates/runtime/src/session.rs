@@ -303,9 +303,6 @@ impl Drop for Registered {
         if let Some(traffic) = session.listener().traffic_to(PoolId(session.pool.get())) {
             traffic.of(context.worker).closed[reason as usize].add(1);
         }
-        if reason == Reason::InternalError {
-            context.shared.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
         session.record(context, Event::End(reason));
     }
 }

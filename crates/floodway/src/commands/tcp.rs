@@ -1,16 +1,16 @@
 //! `floodway tcp`: the quick front door. It writes the configuration that a file would hold, so that there is one way only
 //! from words to a running process.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use floodway_config::Files;
 use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{LogFormat, TcpArgs};
+use crate::files::OneText;
 
 pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
-    super::run_checked(super::read(Path::new("command line"), &Words(text(args))))
+    super::run_checked(super::read(Path::new("command line"), &OneText(text(args))))
 }
 
 /// The arguments as a configuration.
@@ -49,21 +49,5 @@ fn escape(value: Value) -> Value {
         Value::Array(items) => Value::Array(items.into_iter().map(escape).collect()),
         Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, escape(v))).collect()),
         other => other,
-    }
-}
-
-struct Words(String);
-
-impl Files for Words {
-    fn read(&self, _: &Path) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-
-    fn matching(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
-        Ok(Vec::new())
-    }
-
-    fn variable(&self, _: &str) -> Option<String> {
-        None
     }
 }

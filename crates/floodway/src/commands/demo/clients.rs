@@ -1,0 +1,101 @@
+//! Clients that open a session, talk for a while, and open the next.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const CLIENTS: usize = 12;
+/// Round trips of a session, and the pause between two of them.
+const ROUND_TRIPS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(3);
+
+pub(super) struct Clients {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    sessions: AtomicU64,
+    cut: AtomicU64,
+    not_served: AtomicU64,
+}
+
+/// What the clients saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) sessions: u64,
+    /// Sessions that ended by an error after they had been served.
+    pub(super) cut: u64,
+    /// Sessions that were never served.
+    pub(super) not_served: u64,
+}
+
+impl Clients {
+    pub(super) fn start(front: SocketAddr) -> Self {
+        let shared = Arc::new(Shared::default());
+        let client = |_| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || {
+                while !shared.stop.load(Ordering::Relaxed) {
+                    session(front, &shared);
+                }
+            })
+        };
+        let threads = (0..CLIENTS).map(client).collect();
+        Self { shared, threads }
+    }
+
+    pub(super) fn sessions(&self) -> u64 {
+        self.shared.sessions.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        self.shared.cut.load(Ordering::Relaxed) + self.shared.not_served.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop(self) -> Seen {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            // A client that failed by itself is no loss to the others.
+            let _ = thread.join();
+        }
+        Seen {
+            sessions: self.shared.sessions.load(Ordering::Relaxed),
+            cut: self.shared.cut.load(Ordering::Relaxed),
+            not_served: self.shared.not_served.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn session(front: SocketAddr, shared: &Shared) {
+    shared.sessions.fetch_add(1, Ordering::Relaxed);
+    let mut answers = 0;
+    if talk(front, &mut answers).is_err() {
+        let count = if answers > 0 { &shared.cut } else { &shared.not_served };
+        count.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn talk(front: SocketAddr, answers: &mut usize) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&front, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_nodelay(true)?;
+    let mut answer = [0; 64];
+    for round in 0..ROUND_TRIPS {
+        let question = [u8::try_from(round).unwrap_or(0); 64];
+        stream.write_all(&question)?;
+        stream.read_exact(&mut answer)?;
+        if answer != question {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        *answers += 1;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
