@@ -165,5 +165,6 @@ pub(crate) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let folded = text.to_lowercase().replace('-', "_");
     let distance = |word: &&str| strsim::damerau_levenshtein(&folded, &word.replace('-', "_"));
     let best = known.iter().copied().min_by_key(distance)?;
-    (distance(&best) <= 1.max(best.len().min(text.len()) / 3)).then_some(best)
+    let shorter = best.len().min(text.len());
+    (distance(&best) <= (shorter / 3).max(1).min(shorter.saturating_sub(1))).then_some(best)
 }

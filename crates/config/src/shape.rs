@@ -46,7 +46,7 @@ impl Checker<'_> {
 
     fn leaf(&mut self, key: &Word, node: Node, leaf: crate::leaf::Leaf) -> Node {
         let Some(text) = node.text() else {
-            let message = format!("`{}` is {}, where one {} is needed", key.text, node.kind(), leaf.describe());
+            let message = format!("`{}` is {}, where {} is needed", key.text, node.kind(), leaf.describe());
             let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
             let braces = matches!(&node.value, Value::Map(m) if m.len() == 1);
             self.problems.add(if braces { problem.help("text that holds braces must be quoted") } else { problem });
@@ -73,7 +73,7 @@ impl Checker<'_> {
                 continue;
             }
             match section.keys.iter().find(|k| k.name == word.text) {
-                None => self.unknown(&word, section.keys, at),
+                None => self.unknown(&word, section.keys, &place(section, at)),
                 Some(k) if k.later => self.problems.add(not_yet(&word)),
                 Some(k) => {
                     let value = self.check(&word, value, &k.kind, at);
@@ -209,6 +209,11 @@ impl Checker<'_> {
     }
 }
 
+/// A section by its name, like "`health` of pool `pg`".
+fn place(section: &Section, at: &str) -> String {
+    if at.starts_with(section.what) { at.to_owned() } else { format!("{} of {at}", section.what) }
+}
+
 fn not_yet(word: &Word) -> Problem {
     Problem::error(word.span, format!("`{}` is not in this version", word.text)).label("not served yet")
 }
@@ -292,11 +297,12 @@ fn complete_section(key: &Word, node: Node, section: &Section, at: &str, problem
         Value::Map(entries) => entries,
         _ => return node,
     };
+    let place = place(section, at);
     let chosen = given.iter().any(|(k, _)| section.one_of.contains(&k.text.as_str()));
     if !chosen && let Some(&first) = section.one_of.first() {
         let now: Vec<&str> =
             section.keys.iter().filter(|k| !k.later && section.one_of.contains(&k.name)).map(|k| k.name).collect();
-        let problem = Problem::error(key.span, format!("{at} has no {}", quoted(&now))).label("needs one");
+        let problem = Problem::error(key.span, format!("{place} has no {}", quoted(&now))).label("needs one");
         problems.add(problem.help(format!("add `{first}: …`")));
     }
     let mut out = Vec::with_capacity(section.keys.len());
@@ -313,7 +319,7 @@ fn complete_section(key: &Word, node: Node, section: &Section, at: &str, problem
                 out.push((word, value));
             }
             (None, None) if k.required => {
-                let problem = Problem::error(key.span, format!("{at} has no `{}`", k.name)).label("incomplete");
+                let problem = Problem::error(key.span, format!("{place} has no `{}`", k.name)).label("incomplete");
                 problems.add(problem.help(format!("add `{}: …` ({})", k.name, k.doc.trim_end_matches('.'))));
             }
             (None, None) => {}
