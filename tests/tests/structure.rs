@@ -1,0 +1,93 @@
+//! The layout holds: who may use whom, and what the pure crates may never see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+use floodway_tests::project_folder;
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().manifest_path(project_folder().join("Cargo.toml")).exec().expect("cargo metadata")
+}
+
+/// For each crate of ours, the crates of ours that it may use.
+fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
+    const CONFIG: &[&str] = &["balance", "flow", "judge", "policy"];
+    const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "health", "net"];
+    const ADMIN: &[&str] = &["balance", "flow", "judge", "policy", "config", "net", "runtime"];
+    const BINARY: &[&str] = &["balance", "flow", "judge", "policy", "config", "health", "net", "runtime", "admin"];
+    BTreeMap::from([
+        ("floodway-balance", &[] as &[&str]),
+        ("floodway-flow", &[]),
+        ("floodway-judge", &[]),
+        ("floodway-policy", &[]),
+        ("floodway-config", CONFIG),
+        ("floodway-health", &["judge"]),
+        ("floodway-net", &[]),
+        ("floodway-runtime", RUNTIME),
+        ("floodway-admin", ADMIN),
+        ("floodway", BINARY),
+        ("floodway-tests", &[]),
+    ])
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let metadata = metadata();
+    let arrows = arrows();
+    for package in metadata.workspace_packages() {
+        let name = package.name.as_str();
+        let allowed = arrows.get(name).unwrap_or_else(|| panic!("{name} has no place in the layout"));
+        for dependency in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal) {
+            if let Some(short) = dependency.name.strip_prefix("floodway-") {
+                assert!(allowed.contains(&short), "{name} may not use {}", dependency.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_crates_see_no_socket_clock_or_chance() {
+    let metadata = metadata();
+    let resolve = metadata.resolve.as_ref().expect("resolved dependencies");
+    let uses: BTreeMap<&PackageId, Vec<&PackageId>> = resolve
+        .nodes
+        .iter()
+        .map(|node| {
+            let normal = node.deps.iter().filter(|d| d.dep_kinds.iter().any(|k| k.kind == DependencyKind::Normal));
+            (&node.id, normal.map(|d| &d.pkg).collect())
+        })
+        .collect();
+    for pure in ["floodway-balance", "floodway-flow", "floodway-judge", "floodway-policy", "floodway-config"] {
+        let root = metadata.packages.iter().find(|p| p.name.as_str() == pure).expect("a crate of ours");
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![&root.id];
+        while let Some(id) = todo.pop() {
+            if seen.insert(id) {
+                todo.extend(&uses[id]);
+            }
+        }
+        let names: BTreeSet<_> =
+            metadata.packages.iter().filter(|p| seen.contains(&p.id)).map(|p| p.name.to_string()).collect();
+        for banned in ["tokio", "socket2", "nix", "rustix", "mio", "rand", "getrandom"] {
+            assert!(!names.contains(banned), "{pure} depends on {banned}");
+        }
+        let rules =
+            std::fs::read_to_string(project_folder().join(format!("crates/{}/clippy.toml", &pure[9..]))).unwrap();
+        for banned in
+            ["Instant::now", "SystemTime::now", "std::net::TcpStream", "std::fs::read", "std::env::var", "RandomState"]
+        {
+            assert!(rules.contains(banned), "clippy.toml of {pure} does not ban {banned}");
+        }
+    }
+}
+
+/// Sources name no path of the machine that they were written on, and hold no unfinished marks.
+#[test]
+fn unsafe_code_is_forbidden_everywhere() {
+    for package in metadata().workspace_packages() {
+        let manifest = std::fs::read_to_string(&package.manifest_path).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{} leaves the workspace's lints", package.name);
+    }
+    let root = std::fs::read_to_string(project_folder().join("Cargo.toml")).unwrap();
+    assert!(root.contains("unsafe_code = \"forbid\""));
+}
