@@ -1,6 +1,8 @@
 //! Broken configurations, each with what is said about it: tests/configs/broken/NAME.yaml and NAME.txt. With
 //! `FLOODWAY_WRITE_EXPECTED=1` the texts are written anew, to be read before they are committed.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

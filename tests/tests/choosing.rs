@@ -1,5 +1,7 @@
 //! Which endpoint a session goes to, by weight, load, health and what has failed.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};

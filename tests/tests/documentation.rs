@@ -1,5 +1,7 @@
 //! What is written down runs: every example configuration, every block of YAML in the documentation, the table of keys.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! Every ending, as the peer's kernel shows it: who ends × how × when × by which medium.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;

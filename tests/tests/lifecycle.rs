@@ -1,5 +1,7 @@
 //! A session's life as the operator sees it, and the process's: records, metrics while bytes move, timeouts, signals.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;

@@ -1,5 +1,7 @@
 //! Limits: of open files, of listeners, of sources, of pools and endpoints.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

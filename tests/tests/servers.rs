@@ -1,5 +1,7 @@
 //! Real servers behind it: PostgreSQL under pgbench, Redis under redis-benchmark, and one of three killed meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;

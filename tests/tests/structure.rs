@@ -1,5 +1,7 @@
 //! The layout holds: who may use whom, and what the pure crates may never see.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
