@@ -245,7 +245,7 @@ fn the_service_manager_is_told() {
     let backend = Backend::echo();
     let env = vec![("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned())];
     let floodway = Floodway::start_with(&config(&backend, "", ""), &Options { env, ..Options::default() });
-    let mut told = || {
+    let told = || {
         let mut buffer = [0; 200];
         let n = socket.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..n]).into_owned()

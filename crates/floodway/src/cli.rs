@@ -62,11 +62,18 @@ pub(crate) struct RunArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TcpArgs {
-    /// Where to listen: ":5432", "127.0.0.1:5432", "[::1]:5432", ":7000-7010", "unix:/run/x.sock"
-    #[arg(value_name = "BIND")]
+    /// Where to listen
+    #[arg(
+        value_name = "BIND",
+        help = "Where to listen: \":5432\", \"127.0.0.1:5432\", \"[::1]:5432\", \":7000-7010\", \"unix:/run/x.sock\""
+    )]
     pub(crate) bind: String,
-    /// Whom to forward to: "10.0.0.11:5432", "[2001:db8::1]:5432", "unix:/run/app.sock"
-    #[arg(value_name = "ENDPOINT", required = true)]
+    /// Whom to forward to
+    #[arg(
+        value_name = "ENDPOINT",
+        required = true,
+        help = "Whom to forward to: \"10.0.0.11:5432\", \"[2001:db8::1]:5432\", \"unix:/run/app.sock\""
+    )]
     pub(crate) endpoints: Vec<String>,
     /// How an endpoint is chosen
     #[arg(long, value_name = "ALGORITHM", default_value = "round_robin")]
