@@ -128,6 +128,11 @@ fn five_hundred_streams_arrive_whole_and_memory_is_bounded() {
         let floodway = Floodway::start(&config(&backend, workers, ""));
         let idle = floodway.memory_kib("VmRSS");
         all_streams(&floodway, failures, STREAMS);
+        wait_until(
+            || "sessions are left".into(),
+            Duration::from_secs(10),
+            || floodway.metric("sessions_active", &[]) == 0.0,
+        );
         let spliced = floodway.metric("spliced_bytes_total", &[]);
         let all = floodway.metric("bytes_total", &[]);
         let expected: u64 = (0..STREAMS).map(Plan::new).map(|p| p.up + p.down + 8).sum();
@@ -138,11 +143,6 @@ fn five_hundred_streams_arrive_whole_and_memory_is_bounded() {
         // Each direction keeps one buffer at the most, and only while its sink is slow; a session's own state is small.
         let most = idle + STREAMS * 2 * BUFFER_KIB + STREAMS * 16 + 8 * 1024;
         assert!(floodway.memory_kib("VmHWM") <= most, "{} KiB, at most {most}", floodway.memory_kib("VmHWM"));
-        wait_until(
-            || "sessions are left".into(),
-            Duration::from_secs(10),
-            || floodway.metric("sessions_active", &[]) == 0.0,
-        );
         assert_eq!(floodway.stop(), Some(0));
     }
 }

@@ -29,6 +29,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-admin", ADMIN),
         ("floodway", BINARY),
         ("floodway-tests", &[]),
+        ("floodway-bench", &[]),
     ])
 }
 

@@ -240,7 +240,7 @@ impl Listening {
     /// Accepts a connection: one system call for the socket and its peer.
     ///
     /// # Errors
-    /// As accept(2) gives them; see [`is_exhausted`](Self::is_exhausted) for those that say "not now".
+    /// As accept(2) gives them; see [`is_of_the_connection`](Self::is_of_the_connection) for those that do not matter.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
@@ -255,11 +255,25 @@ impl Listening {
         }
     }
 
-    /// Whether an error of accept means that the machine is out of something: wait before the next try. Every other one
-    /// belongs to the connection that failed (accept(2)).
+    /// Whether an error of accept belongs to the connection that was to be accepted, which is gone (accept(2) names these).
+    /// Any other one says that the machine is out of something, or worse: wait before the next try.
     #[must_use]
-    pub fn is_exhausted(error: &io::Error) -> bool {
-        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+    pub fn is_of_the_connection(error: &io::Error) -> bool {
+        matches!(
+            error.raw_os_error(),
+            Some(
+                libc::ECONNABORTED
+                    | libc::EPROTO
+                    | libc::ENOPROTOOPT
+                    | libc::EPERM
+                    | libc::EOPNOTSUPP
+                    | libc::ENETDOWN
+                    | libc::ENETUNREACH
+                    | libc::ENONET
+                    | libc::EHOSTDOWN
+                    | libc::EHOSTUNREACH
+            )
+        )
     }
 }
 

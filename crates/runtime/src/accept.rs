@@ -13,7 +13,7 @@ use crate::counters::Rejection;
 use crate::handler::{Flow, Handler, Permit, Room};
 use crate::worker::{Context, View};
 
-/// After an error of accept that says the machine is out of something.
+/// After an error of accept that is not the connection's own.
 const BREATHER: Duration = Duration::from_millis(50);
 /// Connections accepted before other tasks of the worker have their turn.
 const BURST: u32 = 64;
@@ -26,7 +26,7 @@ enum Accepted {
     Nobody,
     /// The process carries all it can.
     Full,
-    /// The machine is out of memory or open files.
+    /// The machine is out of memory or open files, or worse.
     Exhausted,
 }
 
@@ -80,9 +80,8 @@ async fn accept_one<H: Handler>(
     let accepted = poll_fn(|cx| Poll::Ready(listening.poll_accept(cx))).await;
     match accepted {
         Poll::Pending => Accepted::Nobody,
-        Poll::Ready(Err(error)) if Listening::is_exhausted(&error) => Accepted::Exhausted,
-        // The connection that was to be accepted is gone already: that is no fault of anybody's here.
-        Poll::Ready(Err(_)) => Accepted::One,
+        Poll::Ready(Err(error)) if Listening::is_of_the_connection(&error) => Accepted::One,
+        Poll::Ready(Err(_)) => Accepted::Exhausted,
         Poll::Ready(Ok((client, peer))) => {
             let view = context.view();
             match admit(&view, listener, peer, permit) {

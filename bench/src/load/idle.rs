@@ -1,0 +1,34 @@
+//! What a session costs that does nothing.
+
+use std::time::Duration;
+
+use super::round_trips::connected;
+use super::{Seen, together};
+use crate::measure::pss;
+use crate::proxies::Proxy;
+
+/// Holds `sessions` sessions that have each passed a byte both ways, and weighs the proxy before and meanwhile.
+pub(super) async fn run(proxy: &Proxy, sessions: usize) -> Seen {
+    let before = pss(proxy.pid());
+    let front = proxy.front;
+    let held = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let mut seen = together(64, |_| {
+        let held = std::rc::Rc::clone(&held);
+        async move {
+            let mut seen = Seen::default();
+            for _ in 0..sessions / 64 {
+                match connected(front).await {
+                    Ok(stream) => held.borrow_mut().push(stream),
+                    Err(_) => seen.failures += 1,
+                }
+            }
+            seen
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let opened = held.borrow().len() as f64;
+    seen.session_bytes = Some((pss(proxy.pid()) - before) / opened.max(1.0));
+    seen.operations = opened;
+    seen
+}

@@ -1,0 +1,17 @@
+//! Mice beside elephants: round trips and short connections while two streams take all they can get.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::{Seen, bulk, connects, round_trips};
+
+/// Counts the round trips; the connections and the bulk are there to disturb.
+pub(super) async fn run(front: SocketAddr, until: Instant) -> Seen {
+    let (mut trips, connects, bulk) = tokio::join!(
+        round_trips::run(front, 32, until),
+        connects::closed_loop(front, 8, false, until),
+        bulk::down(front, 2, until),
+    );
+    trips.failures += connects.failures + bulk.failures;
+    trips
+}

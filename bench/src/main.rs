@@ -1,0 +1,92 @@
+//! Measures Floodway beside HAProxy and nginx: the same load, the same server, rounds interleaved, figures as ratios.
+//!
+//! What counts is the proxy's CPU for an operation: it says how much a machine carries, and a busy neighbour disturbs it
+//! less than a rate. Rates and latencies are shown beside it. docs/performance.md tells the method.
+
+mod keyed;
+mod load;
+mod measure;
+mod proxies;
+mod report;
+mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::load::{SCENARIOS, Scenario};
+use crate::measure::Sample;
+use crate::proxies::Proxy;
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Measures Floodway beside HAProxy and nginx")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// TCP: connections, round trips, bulk, idle sessions, a mixture
+    Tcp(TcpArgs),
+    /// The server side, in a process of its own
+    #[command(hide = true)]
+    Serve,
+}
+
+#[derive(clap::Args, Debug)]
+struct TcpArgs {
+    /// Short rounds, for everyday use: under three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved rounds [default: 5, or 2 with --quick]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Another HAProxy or nginx binary instead of the system's; its name says which
+    #[arg(long, value_name = "PATH")]
+    peer: Vec<PathBuf>,
+    /// Only scenarios whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Endpoints that each proxy is given
+    #[arg(long, default_value_t = 3)]
+    endpoints: usize,
+    /// Where results go
+    #[arg(long, default_value = "bench/results")]
+    out: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Tcp(args) => tcp(&args),
+        Command::Serve => server::serve(),
+    }
+}
+
+fn tcp(args: &TcpArgs) -> anyhow::Result<()> {
+    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
+    let length = Duration::from_millis(if args.quick { 1000 } else { 3000 });
+    let wanted = |s: &&Scenario| args.only.as_ref().is_none_or(|only| s.name.contains(only.as_str()));
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(wanted).collect();
+    let server = server::Server::start().context("the server side")?;
+    let proxies = Proxy::start_all(server.port, args.endpoints, &args.peer)?;
+    let mut report = Report::new(&proxies, args.endpoints, rounds, length);
+    for round in 0..rounds {
+        for scenario in &scenarios {
+            // Another one begins each time, so that none always meets the machine as another left it.
+            for i in 0..proxies.len() {
+                let proxy = &proxies[(i + round) % proxies.len()];
+                let sample: Sample = load::run(scenario, proxy, length)
+                    .with_context(|| format!("{} through {}", scenario.name, proxy.name))?;
+                eprintln!("round {}/{rounds}  {:<24} {:<10} {}", round + 1, scenario.name, proxy.name, sample);
+                report.add(scenario, proxy, sample);
+            }
+        }
+    }
+    report.write(&args.out)?;
+    println!("{}", report.table());
+    Ok(())
+}
