@@ -223,7 +223,7 @@ impl Scrape {
         out.total("log_dropped", "Log lines dropped since their reader was too slow", self.log_dropped)?;
         out.value("config_generation", "Number of the configuration in force", snapshot.generation as f64)?;
         out.value("config_last_reload_successful", "1 if the last configuration that was read is in force", 1.0)?;
-        let read_at = since_epoch(self.shared.uptime());
+        let read_at = since_epoch(self.shared.now());
         out.value("config_last_reload_success_timestamp_seconds", "When the configuration in force was read", read_at)?;
         out.gauge("build_info", "Which Floodway this is", [([("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }

@@ -183,6 +183,9 @@ pub struct Duplex {
     timeouts: Timeouts,
     /// When a byte last moved, or something ended.
     last_active: Duration,
+    /// When the driver last looked whether a side is gone whose bytes wait for the other.
+    last_look: Duration,
+    wants_look: bool,
     /// While one side waits to be reset: how many bytes it had not acknowledged at the last look.
     unacknowledged: Option<u64>,
 }
@@ -200,6 +203,8 @@ impl Duplex {
             aborted: false,
             timeouts,
             last_active: now,
+            last_look: now,
+            wants_look: false,
             unacknowledged: None,
         }
     }
@@ -303,17 +308,45 @@ impl Duplex {
         if self.aborted {
             return None;
         }
-        let quiet = self.last_active.checked_add(if self.half_closed() {
-            self.timeouts.half_close.min(self.timeouts.idle.unwrap_or(Duration::MAX))
-        } else {
-            self.timeouts.idle.unwrap_or(Duration::MAX)
-        });
-        [quiet, self.timeouts.ends_at].into_iter().flatten().min()
+        [self.quiet_at(), self.timeouts.ends_at, self.next_look()].into_iter().flatten().min()
+    }
+
+    /// When nothing has moved for too long; `None` is never.
+    fn quiet_at(&self) -> Option<Duration> {
+        let idle = self.timeouts.idle.unwrap_or(Duration::MAX);
+        self.last_active.checked_add(if self.half_closed() { self.timeouts.half_close.min(idle) } else { idle })
+    }
+
+    /// A direction that waits for its sink does not read, so it would not see its source reset. Now and then somebody looks.
+    fn next_look(&self) -> Option<Duration> {
+        let waits = |d: &Direction| self.half(*d).pending > 0 && self.half(*d).source == Source::Open;
+        Direction::BOTH
+            .iter()
+            .any(waits)
+            .then(|| self.last_active.max(self.last_look).saturating_add(self.timeouts.half_close))
+    }
+
+    /// Whether the driver is to look if the source of a direction that has bytes pending is gone. If so nothing can be
+    /// written to it ([`Duplex::sink_failed`] of the reverse), though it may have bytes to read; in any case the driver says
+    /// [`Duplex::looked`].
+    #[must_use]
+    pub fn wants_look(&self) -> bool {
+        self.wants_look
+    }
+
+    /// The driver has looked.
+    pub fn looked(&mut self, now: Duration) {
+        self.wants_look = false;
+        self.last_look = now;
     }
 
     /// Tells the time. Ends the session if a timeout is over.
     pub fn on_time(&mut self, now: Duration) {
         if self.aborted || self.deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        self.wants_look = self.next_look().is_some_and(|at| now >= at);
+        if self.quiet_at().is_none_or(|at| now < at) && self.timeouts.ends_at.is_none_or(|at| now < at) {
             return;
         }
         let reason = if self.timeouts.ends_at.is_some_and(|at| now >= at) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, ready};
 
@@ -45,7 +45,7 @@ pub enum BindError {
     #[error("{0} is no address of this machine: choose another, or set `freebind: on` if it is to come")]
     NotOurs(Place),
     /// The process may not.
-    #[error("{0}: permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE")]
+    #[error("{0}: permission denied; {hint}", hint = forbidden(.0))]
     Forbidden(Place),
     /// The user or group of a unix socket.
     #[error("{0}: there is no group `{1}`")]
@@ -63,6 +63,13 @@ impl BindError {
             io::ErrorKind::PermissionDenied => Self::Forbidden(place),
             _ => Self::Other(place, error),
         }
+    }
+}
+
+fn forbidden(place: &Place) -> &'static str {
+    match place {
+        Place::Tcp(..) => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        Place::Unix(_) => "the folder, or the socket that is there, belongs to somebody else",
     }
 }
 
@@ -176,12 +183,7 @@ pub fn bind_unix(
 ) -> Result<Bound, BindError> {
     let place = Place::Unix(path.to_path_buf());
     let failed = |error: io::Error| BindError::new(place.clone(), error);
-    if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(BindError::InUse(place));
-        }
-        std::fs::remove_file(path).map_err(failed)?;
-    }
+    remove_dead_socket(path).map_err(failed)?;
     let group = match group {
         None => None,
         Some(name) => match nix::unistd::Group::from_name(name) {
@@ -205,6 +207,51 @@ pub fn bind_unix(
     }
     sockets.push(socket.into());
     Ok(Bound { place, sockets })
+}
+
+/// Removes the file of a unix socket that nobody listens on any more, and nothing else.
+fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
+        return Ok(());
+    }
+    let probe = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        // A listener whose queue is full says "again".
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// The file of a unix socket that we bound: which one it is, so that nobody else's is removed.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// Device, inode and time of birth: an inode is used again at once.
+type Identity = (u64, u64, Option<std::time::SystemTime>);
+
+impl SocketFile {
+    /// The file at `path` as it is now; `None` if there is none.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        Some(Self { path: path.to_path_buf(), identity: identity(path)? })
+    }
+
+    /// Removes it, unless another file stands there by now: that of a successor, perhaps.
+    pub fn remove(&self) {
+        if identity(&self.path) == Some(self.identity) {
+            // Whoever took it away meanwhile did our work.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 /// A listening socket on the runtime of its worker.
@@ -253,6 +300,15 @@ impl Listening {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+
+    /// Accepts a connection if one waits, without asking the runtime first.
+    ///
+    /// # Errors
+    /// As [`Listening::poll_accept`]; `WouldBlock` if nobody waits.
+    pub fn try_accept(&self) -> io::Result<(Socket, Peer)> {
+        let (fd, address) = acceptfrom_with(self.fd.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        Socket::new(fd, self.is_tcp).map(|socket| (socket, peer(address)))
     }
 
     /// Whether an error of accept belongs to the connection that was to be accepted, which is gone (accept(2) names these).
@@ -320,8 +376,27 @@ mod tests {
         let bound = bind_unix(&path, Some(0o600), None, 16, 2).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(bind_unix(&path, None, None, 16, 1), Err(BindError::InUse(_))));
+        let file = SocketFile::of(&path).unwrap();
         drop(bound);
-        assert!(bind_unix(&path, None, None, 16, 1).is_ok());
+        let successor = bind_unix(&path, None, None, 16, 1).unwrap();
+        file.remove();
+        assert!(path.exists(), "the successor's file is not ours to remove");
+        SocketFile::of(&path).unwrap().remove();
+        assert!(!path.exists());
+        drop(successor);
+    }
+
+    #[test]
+    fn what_is_no_dead_socket_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(bind_unix(&path, None, None, 16, 1).is_err());
+        assert!(path.exists());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(bind_unix(&file, None, None, 16, 1), Err(BindError::InUse(_))));
+        assert!(file.exists());
     }
 
     #[test]

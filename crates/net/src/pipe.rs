@@ -70,12 +70,6 @@ impl Pipe {
             }
         }
     }
-
-    /// Bytes in it.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.held
-    }
 }
 
 impl Drop for Pipe {

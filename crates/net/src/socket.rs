@@ -12,6 +12,7 @@ use rustix::net::sockopt::{set_socket_linger, socket_error};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::Pipe;
@@ -59,7 +60,7 @@ impl Socket {
             deprecated,
             reason = "its successor is unsafe: it asks that the descriptor outlive the registration, which an OwnedFd does"
         )]
-        let fd = AsyncFd::new(fd)?;
+        let fd = AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY)?;
         Ok(Self { fd, is_tcp })
     }
 
@@ -67,8 +68,21 @@ impl Socket {
         self.fd.get_ref().as_fd()
     }
 
+    /// Whether urgent data came (RFC 9293, 3.8.5) and has not been read past. It is read in its place, as any other byte,
+    /// but reads stop at it and splices do not pass it.
+    fn is_urgent(&self) -> bool {
+        self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    }
+
+    /// Everything was read: what was urgent is behind us.
+    fn forget_urgent(&self) {
+        let nothing_left: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
+        // This is how the runtime is told to forget a readiness; the error is our own.
+        let _ = self.fd.try_io(Interest::PRIORITY, |_| nothing_left);
+    }
+
     /// Reads into `buffer`; 0 is the end. Readiness is given up after a short read, so that the next call waits for an event
-    /// instead of failing once (epoll(7): a short read of a stream socket has emptied it).
+    /// instead of failing once (epoll(7): a short read of a stream socket has emptied it, unless it stopped at urgent data).
     ///
     /// # Errors
     /// The socket's own, once: a reset above all.
@@ -77,12 +91,15 @@ impl Socket {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             match rustix::net::recv(self.raw(), &mut *buffer, RecvFlags::empty()) {
                 Ok((_, n)) => {
-                    if n < buffer.len() {
+                    if n < buffer.len() && !self.is_urgent() {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
                 }
-                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::AGAIN) => {
+                    ready.clear_ready();
+                    self.forget_urgent();
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -109,12 +126,15 @@ impl Socket {
     /// socket is empty or the pipe full. 0 is the end.
     ///
     /// # Errors
-    /// As [`Socket::poll_read`].
+    /// As [`Socket::poll_read`]; and `Unsupported` where urgent data is in the way, which only a read passes.
     pub fn poll_splice_in(&self, cx: &mut Context<'_>, pipe: &mut Pipe, most: usize) -> Poll<io::Result<usize>> {
         debug_assert_eq!(pipe.held, 0, "spliced into a pipe that is not empty");
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             match splice(self.raw(), None, &pipe.write, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
+                Ok(0) | Err(Errno::AGAIN) if self.is_urgent() => {
+                    return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+                }
                 Ok(n) => {
                     pipe.held = n;
                     return Poll::Ready(Ok(n));
@@ -168,6 +188,12 @@ impl Socket {
         }
     }
 
+    /// Whether the connection is reset or otherwise gone, without reading from it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.is_tcp && nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo).is_ok_and(|info| info.state == TCP_CLOSE)
+    }
+
     /// Closes with a reset: what is still queued either way is dropped, and the peer sees an error, not an end. (A unix
     /// socket cannot; its peer sees the end.)
     pub fn reset(self) {
@@ -206,6 +232,8 @@ impl SocketOptions {
     /// Sets them on a TCP socket that is not connected yet: buffers must be known before the handshake offers a window.
     pub(crate) fn apply(&self, socket: &socket2::Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
+        // Urgent data is a byte of the stream like any other: otherwise it would be lost on the way.
+        socket.set_out_of_band_inline(true)?;
         if let Some(keepalive) = self.keepalive {
             let probes = socket2::TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.every);
             socket.set_tcp_keepalive(&probes.with_retries(keepalive.count))?;

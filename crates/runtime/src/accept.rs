@@ -67,7 +67,18 @@ pub(crate) async fn accept_loop<H: Handler>(
         }
         tokio::task::yield_now().await;
     }
-    while let Accepted::One = accept_one(&context, listener, &listening, &handler).await {}
+    // What waits in the queue is taken before it is closed, as far as there is room.
+    for taken in 1u32.. {
+        let Some(permit) = Permit::take(&context) else { return };
+        match listening.try_accept() {
+            Ok((client, peer)) => begin(&context, listener, client, peer, permit, &handler),
+            Err(error) if Listening::is_of_the_connection(&error) => {}
+            Err(_) => return,
+        }
+        if taken.is_multiple_of(BURST) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 async fn accept_one<H: Handler>(
@@ -83,17 +94,22 @@ async fn accept_one<H: Handler>(
         Poll::Ready(Err(error)) if Listening::is_of_the_connection(&error) => Accepted::One,
         Poll::Ready(Err(_)) => Accepted::Exhausted,
         Poll::Ready(Ok((client, peer))) => {
-            let view = context.view();
-            match admit(&view, listener, peer, permit) {
-                Ok(room) => {
-                    let accepted = context.shared.now();
-                    let flow = Flow { context: Rc::clone(context), view, listener, client, peer, accepted, room };
-                    tokio::task::spawn_local(alone(Rc::clone(context), handler.handle(flow)));
-                }
-                Err(why) => turn_away(context, &view, listener, client, why),
-            }
+            begin(context, listener, client, peer, permit, handler);
             Accepted::One
         }
+    }
+}
+
+/// Lets a client in, or turns it away.
+fn begin<H: Handler>(context: &Rc<Context>, listener: usize, client: Socket, peer: Peer, permit: Permit, handler: &H) {
+    let view = context.view();
+    match admit(&view, listener, peer, permit) {
+        Ok(room) => {
+            let accepted = context.shared.now();
+            let flow = Flow { context: Rc::clone(context), view, listener, client, peer, accepted, room };
+            tokio::task::spawn_local(alone(Rc::clone(context), handler.handle(flow)));
+        }
+        Err(why) => turn_away(context, &view, listener, client, why),
     }
 }
 

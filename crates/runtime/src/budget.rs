@@ -6,8 +6,8 @@ const MOST_PIPES: u64 = 192;
 const PROCESS: u64 = 48;
 /// Event loop and wake-up of a worker, and some to spare.
 const WORKER: u64 = 6;
-/// Checks that run at a time.
-pub(crate) const MOST_PROBES: u64 = 64;
+/// Checks that run at a time: at least so many, and a twentieth of the open files.
+const LEAST_PROBES: u64 = 64;
 
 /// How the process divides the files that it may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Budget {
     /// endpoints, pipes, and sessions. No sessions at all if there is not enough.
     #[must_use]
     pub fn new(open_files: u64, workers: u64, listening: u64, checked: u64) -> Self {
-        let probes = checked.min(MOST_PROBES);
+        let probes = checked.min(LEAST_PROBES.max(open_files / 20));
         let left = open_files.saturating_sub(PROCESS + WORKER * workers + listening + probes);
         let pipes = (left / 16).min(MOST_PIPES);
         let sessions = (left - 2 * pipes) / 2;

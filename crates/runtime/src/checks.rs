@@ -61,13 +61,12 @@ fn note(pool: &Pool, index: usize, outcome: &Outcome, took: Duration) {
 }
 
 fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
-    let (health, why) = match verdict {
-        Verdict::Up => (Health::Up, String::new()),
-        Verdict::Down => (Health::Down, outcome.to_string()),
+    let health = match verdict {
+        Verdict::Up => Health::Up,
+        Verdict::Down => Health::Down,
         Verdict::Unknown => return,
     };
     let endpoint = &pool.endpoints[index];
-    endpoint.set_why(why);
     let had_none = pool.balance.none_fit();
     pool.balance.set_health(index, health);
     match health {

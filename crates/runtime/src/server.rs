@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -11,10 +10,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use floodway_config::{Bind, Config};
 use floodway_flow::{Permits, Reason};
-use floodway_net::{BindError, Bound, PipeCap, Place, bind_tcp, bind_unix};
+use floodway_net::{BindError, Bound, PipeCap, Place, SocketFile, bind_tcp, bind_unix};
 use thiserror::Error;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Lanes;
 use crate::worker::{Door, Mail, Start, run};
@@ -97,13 +96,14 @@ impl Server {
             panics: AtomicU64::new(0),
             spliced: Lanes::new(self.workers),
             switches: Lanes::new(self.workers),
+            workers: self.workers,
             open_files: self.open_files,
         });
-        let unix_paths = self.places().filter_map(|(_, place)| match place {
-            Place::Unix(path) => Some(path.clone()),
+        let socket_files = self.places().filter_map(|(_, place)| match place {
+            Place::Unix(path) => SocketFile::of(path),
             Place::Tcp(..) => None,
         });
-        let mut running = Running { unix_paths: unix_paths.collect(), shared, workers: Vec::new() };
+        let mut running = Running { socket_files: socket_files.collect(), shared, workers: Vec::new() };
         for (worker, doors) in deal(self.bound, self.workers).into_iter().enumerate() {
             running.spawn(worker, doors, handler.clone())?;
         }
@@ -152,7 +152,7 @@ fn random() -> u64 {
 pub struct Running {
     shared: Arc<Shared>,
     workers: Vec<(UnboundedSender<Mail>, JoinHandle<()>)>,
-    unix_paths: Vec<PathBuf>,
+    socket_files: Vec<SocketFile>,
 }
 
 impl Running {
@@ -178,17 +178,18 @@ impl Running {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let in_good_order = async {
             tokio::time::sleep(delay).await;
-            self.tell(|| Mail::StopAccepting);
+            self.stop_accepting().await;
             let _ = tokio::time::timeout(timeout, self.until_empty()).await;
         };
         tokio::select! {
             () = in_good_order => {}
-            () = hurry => self.tell(|| Mail::StopAccepting),
+            () = hurry => {}
         }
         let (left, _) = self.shared.sessions();
         if left > 0 {
             tracing::warn!(sessions = left, "ending the sessions that are left");
         }
+        self.stop_accepting().await;
         self.tell(|| Mail::End(Reason::Shutdown));
         self.tell(|| Mail::Leave);
         for (_, thread) in self.workers {
@@ -196,10 +197,25 @@ impl Running {
                 tracing::error!("a worker ended by a fault");
             }
         }
-        for path in &self.unix_paths {
-            // Somebody may have taken it away.
-            let _ = std::fs::remove_file(path);
+    }
+
+    /// Waits until every worker has taken what waited for it and has closed its doors. Socket files go with them: a
+    /// successor may bind its own while we drain.
+    async fn stop_accepting(&self) {
+        let closing: Vec<_> = self
+            .workers
+            .iter()
+            .map(|(worker, _)| {
+                let (done, is_done) = oneshot::channel();
+                // A worker that has left has closed its doors.
+                let _ = worker.send(Mail::StopAccepting(done));
+                is_done
+            })
+            .collect();
+        for worker in closing {
+            let _ = worker.await;
         }
+        self.socket_files.iter().for_each(SocketFile::remove);
     }
 
     async fn until_empty(&self) {

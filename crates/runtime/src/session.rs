@@ -213,6 +213,9 @@ impl Session {
     }
 }
 
+/// Records written before other tasks of the worker have their turn.
+const RECORDS_A_TURN: usize = 32;
+
 /// The sessions of one worker.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -231,9 +234,13 @@ impl Sessions {
         self.live.borrow().iter().for_each(|(_, session)| session.abort(reason));
     }
 
-    /// Records every live session.
-    pub(crate) fn record_all(&self, context: &Context) {
-        self.live.borrow().iter().for_each(|(_, session)| session.record(context, Event::Alive));
+    /// Records every live session, some at a time: others have their turn between.
+    pub(crate) async fn record_all(&self, context: &Context) {
+        let live: Vec<_> = self.live.borrow().iter().map(|(_, session)| Rc::clone(session)).collect();
+        for some in live.chunks(RECORDS_A_TURN) {
+            some.iter().for_each(|session| session.record(context, Event::Alive));
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Shared {
     pub(crate) spliced: Lanes<Count>,
     /// Times that a direction changed its medium.
     pub(crate) switches: Lanes<Count>,
+    /// How many there are; at least 1.
+    pub(crate) workers: usize,
     /// Limit of open files that the budget was made from.
     pub(crate) open_files: u64,
 }
@@ -104,14 +106,9 @@ impl Shared {
         self.open_files
     }
 
-    /// Time since the start.
+    /// Time since the start, on a clock that only goes forward.
     #[must_use]
-    pub fn uptime(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Time since the process started, on a clock that only goes forward.
-    pub(crate) fn now(&self) -> Duration {
+    pub fn now(&self) -> Duration {
         self.started.elapsed()
     }
 }

@@ -1,8 +1,6 @@
 //! The one truth that workers load: listeners, pools, endpoints, and what is counted of them.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -152,13 +150,11 @@ pub struct Endpoint {
     pub(crate) serving: Lanes<Serving>,
     /// Checks by outcome, in the order of [`Outcome::WORDS`]. Written by control, read by metrics. Relaxed: counts.
     checks: [AtomicU64; Outcome::WORDS.len()],
-    /// Why it is what it is, in words. Locked for a copy only.
-    why: Mutex<String>,
 }
 
 impl Endpoint {
     pub(crate) fn new(name: String, address: Address, workers: usize) -> Self {
-        Self { name, address, serving: Lanes::new(workers), checks: Default::default(), why: Mutex::default() }
+        Self { name, address, serving: Lanes::new(workers), checks: Default::default() }
     }
 
     /// Bytes passed on in `direction`.
@@ -178,19 +174,9 @@ impl Endpoint {
         Outcome::WORDS.into_iter().zip(&self.checks).map(|(word, n)| (word, n.load(Ordering::Relaxed)))
     }
 
-    /// Why it is what it is, in words; empty where that needs none.
-    #[must_use]
-    pub fn why(&self) -> String {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     pub(crate) fn note_check(&self, outcome: &Outcome) {
         if let Some(i) = Outcome::WORDS.iter().position(|w| *w == outcome.as_str()) {
             self.checks[i].fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    pub(crate) fn set_why(&self, why: String) {
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 }

@@ -13,7 +13,7 @@ use floodway_flow::Reason;
 use floodway_net::{Listening, PipePool, Place};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::accept::accept_loop;
 use crate::session::Sessions;
@@ -21,7 +21,8 @@ use crate::{Handler, Shared, Snapshot};
 
 /// Bytes of the buffer that all copies of a worker go through.
 pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
-/// Empty buffers and pipes that a worker keeps for the next direction that needs one.
+/// Empty buffers that a worker keeps for the next direction that needs one; pipes as well, but no more than leaves half of
+/// all pipes to whoever needs one now.
 const MOST_IDLE: usize = 32;
 /// How long sessions that were told to end may take; they need one turn of the loop.
 const LAST_TURNS: Duration = Duration::from_secs(5);
@@ -36,8 +37,8 @@ pub(crate) struct Door {
 /// What control tells a worker.
 #[derive(Debug)]
 pub(crate) enum Mail {
-    /// Take what waits in the queues, then close them.
-    StopAccepting,
+    /// Take what waits in the queues, close them, and say so.
+    StopAccepting(oneshot::Sender<()>),
     /// End every session.
     End(Reason),
     /// Leave.
@@ -60,11 +61,12 @@ pub(crate) struct Context {
 
 impl Context {
     fn new(shared: Arc<Shared>, worker: usize, seed: u64) -> Self {
+        let idle_pipes = MOST_IDLE.min(shared.pipes.most() as usize / shared.workers / 2);
         Self {
             worker,
             sessions: Sessions::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
-            pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), MOST_IDLE)),
+            pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), idle_pipes)),
             buffers: RefCell::new(Vec::new()),
             view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full()))),
             random: Cell::new(seed | 1),
@@ -169,7 +171,7 @@ async fn serve<H: Handler>(
     }
     while let Some(message) = mail.recv().await {
         match message {
-            Mail::StopAccepting => {
+            Mail::StopAccepting(done) => {
                 // The channel cannot be closed: a receiver is here.
                 let _ = close.send(true);
                 for task in accepting.drain(..) {
@@ -177,6 +179,8 @@ async fn serve<H: Handler>(
                         tracing::error!(worker = context.worker, %error, "an accept loop ended by a fault");
                     }
                 }
+                // Nobody waits for it where the shutdown is in a hurry.
+                let _ = done.send(());
             }
             Mail::End(reason) => {
                 context.sessions.abort_all(reason);
@@ -195,6 +199,6 @@ async fn serve<H: Handler>(
 async fn record_live_sessions(context: Rc<Context>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
-        context.sessions.record_all(&context);
+        context.sessions.record_all(&context).await;
     }
 }

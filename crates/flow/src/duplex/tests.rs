@@ -130,6 +130,25 @@ fn a_reset_that_nobody_acknowledges_is_passed_on_in_the_end() {
     assert_eq!((d.ending(), d.reason()), (Some(Ending::Abort), Some(Reason::ServerReset)));
 }
 
+#[test]
+fn a_reset_behind_a_stuck_sink_is_looked_for() {
+    let mut d = fresh();
+    d.read(Direction::ToEndpoint, 100);
+    d.wrote(Direction::ToEndpoint, 40, secs(1));
+    assert_eq!(d.deadline(), Some(secs(31)), "long before it is idle");
+    d.on_time(secs(31));
+    assert!(d.wants_look() && d.ending().is_none());
+    d.looked(secs(31));
+    assert_eq!(d.deadline(), Some(secs(61)));
+    d.on_time(secs(61));
+    d.sink_failed(Direction::ToClient, secs(61));
+    d.looked(secs(61));
+    assert_eq!(d.next(Direction::ToEndpoint), Step::Write(Medium::Copy), "what it sent before is still to be written");
+    assert_eq!(d.deadline(), Some(secs(91)));
+    d.on_time(secs(91));
+    assert_eq!((d.ending(), d.reason()), (Some(Ending::Abort), Some(Reason::ClientReset)));
+}
+
 /// The schedules: two peers, their kernels, and a driver that does what [`Duplex`] says, in a random order drawn from a
 /// seed. Bytes are numbered, so that a lost, doubled or reordered one is seen.
 mod schedules {
@@ -348,6 +367,17 @@ mod schedules {
             if self.rng.one_in(4) {
                 let before = self.duplex.deadline();
                 self.duplex.on_time(self.now);
+                if self.duplex.wants_look() {
+                    for direction in Direction::BOTH {
+                        let gone = self.peers(direction).0.end == End::Reset;
+                        if gone && matches!(self.duplex.next(direction), Step::Write(_)) {
+                            let now = self.now;
+                            self.duplex.sink_failed(direction.reverse(), now);
+                            self.held[usize::from(direction == Direction::ToEndpoint)] = 0;
+                        }
+                    }
+                    self.duplex.looked(self.now);
+                }
                 assert!(self.duplex.ending() != Some(Ending::Abort) || before.is_some_and(|at| at <= self.now));
             }
             self.duplex.check_invariants();

@@ -76,7 +76,8 @@ async fn relay(context: &Context, session: &Session, client: Socket, endpoint: S
         Pump { context, session, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], timer_waits: false };
     {
         let mut timer = pin!(sleep_until(pump.deadline()));
-        poll_fn(|cx| pump.poll(cx, timer.as_mut())).await;
+        // The budget of turns is our own; the event loop's would end a poll of the timer before it has registered.
+        tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx, timer.as_mut()))).await;
     }
     pump.finish().await
 }
@@ -142,7 +143,11 @@ impl Pump<'_> {
                 self.timer_waits = true;
                 break;
             }
-            self.duplex.on_time(self.context.shared.now());
+            let now = self.context.shared.now();
+            self.duplex.on_time(now);
+            if self.duplex.wants_look() {
+                self.look(now);
+            }
             if self.duplex.ending().is_some() {
                 return Poll::Ready(());
             }
@@ -150,6 +155,18 @@ impl Pump<'_> {
             self.timer_waits = false;
         }
         Poll::Pending
+    }
+
+    /// Whether a side is gone whose bytes wait for the other: nobody reads from it meanwhile.
+    fn look(&mut self, now: Duration) {
+        for direction in Direction::BOTH {
+            if matches!(self.duplex.next(direction), Step::Write(_)) && self.socket(direction.source()).is_gone() {
+                // What it sent before is still to be read; only nothing can be written to it.
+                self.duplex.sink_failed(direction.reverse(), now);
+                self.let_go(direction.reverse());
+            }
+        }
+        self.duplex.looked(now);
     }
 
     fn deadline(&self) -> Instant {
@@ -208,6 +225,11 @@ impl Pump<'_> {
             self.release(Held::Pipe(pipe));
             return false;
         };
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+            self.release(Held::Pipe(pipe));
+            self.duplex.splice_refused(direction);
+            return true;
+        }
         match self.took_in(direction, read, now) {
             Some(n) => {
                 self.context.shared.note_spliced(self.context.worker, n);
