@@ -1,5 +1,6 @@
 //! A server of our own: a thread a connection, stopped and started at will.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ pub struct Backend {
 
 struct Running {
     stop: Arc<AtomicBool>,
-    live: Arc<Mutex<Vec<TcpStream>>>,
+    live: Arc<Mutex<HashMap<usize, TcpStream>>>,
     thread: JoinHandle<()>,
 }
 
@@ -90,7 +91,7 @@ impl Backend {
         // Wakes the accepting thread; somebody else's connection does as well.
         let _ = TcpStream::connect(self.address);
         running.thread.join().expect("the accepting thread");
-        for stream in running.live.lock().expect("live").drain(..) {
+        for (_, stream) in running.live.lock().expect("live").drain() {
             let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -110,7 +111,7 @@ impl Backend {
 
     fn serve(&mut self, listener: TcpListener) {
         let stop = Arc::new(AtomicBool::new(false));
-        let live = Arc::new(Mutex::new(Vec::new()));
+        let live = Arc::default();
         let (handler, accepted) = (Arc::clone(&self.handler), Arc::clone(&self.accepted));
         let (stopping, serving) = (Arc::clone(&stop), Arc::clone(&live));
         let thread = std::thread::spawn(move || {
@@ -119,19 +120,14 @@ impl Backend {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                accepted.fetch_add(1, Ordering::SeqCst);
-                if let Ok(copy) = stream.try_clone() {
-                    let mut live = serving.lock().expect("live");
-                    live.retain(|s: &TcpStream| s.peer_addr().is_ok());
-                    live.push(copy);
-                }
-                let handler = Arc::clone(&handler);
-                let serving = Arc::clone(&serving);
+                let number = accepted.fetch_add(1, Ordering::SeqCst);
+                let Ok(copy) = stream.try_clone() else { continue };
+                serving.lock().expect("live").insert(number, copy);
+                let (handler, serving) = (Arc::clone(&handler), Arc::clone(&serving));
                 std::thread::spawn(move || {
-                    let peer = stream.peer_addr().ok();
                     handler(stream);
                     // The copy would keep the connection open.
-                    serving.lock().expect("live").retain(|s| s.peer_addr().ok() != peer);
+                    serving.lock().expect("live").remove(&number);
                 });
             }
         });

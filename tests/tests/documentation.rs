@@ -28,7 +28,7 @@ fn every_example_passes_strictly() {
     }
 }
 
-/// A block that has listeners or pools is a configuration; one without pools gets those that it names.
+/// A block of YAML is a whole configuration; set-up and fragments are written as text.
 #[test]
 fn every_block_of_yaml_in_the_documentation_passes() {
     let folder = tempfile::tempdir().unwrap();

@@ -84,7 +84,7 @@ fn pure_crates_see_no_socket_clock_or_chance() {
     }
 }
 
-/// Sources name no path of the machine that they were written on, and hold no unfinished marks.
+/// Every package takes the workspace's lints, and they forbid it.
 #[test]
 fn unsafe_code_is_forbidden_everywhere() {
     for package in metadata().workspace_packages() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +37,17 @@ pub struct Http {
     pub logs: Arc<Logs>,
 }
 
-/// Binds `address` as a plain listener, which nobody shares.
+/// Binds an address as a plain listener, which nobody shares; `None` is every address, IPv4 and IPv6.
 ///
 /// # Errors
 /// As the system says.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
+pub fn bind(ip: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    let bound = TcpListener::bind((ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), port));
+    let listener = match bound {
+        // A machine without IPv6: every address is every IPv4 address.
+        Err(_) if ip.is_none() => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?,
+        bound => bound?,
+    };
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

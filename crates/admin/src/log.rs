@@ -119,7 +119,7 @@ impl SessionWriter {
     }
 }
 
-/// One record, in the words of docs/logs.md.
+/// One record, in the words of docs/observability.md.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floodway_balance::Health;
 use floodway_flow::Direction;
-use floodway_runtime::{CONNECT_BUCKETS, ConnectTimes, Endpoint, Failure, Pool, Rejection, Shared, Snapshot};
+use floodway_runtime::{
+    CONNECT_BUCKETS, ConnectTimes, Endpoint, EndpointState, Failure, Pool, Rejection, Shared, Snapshot,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -156,8 +158,9 @@ fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
                 .map(|(i, e)| ([("pool", p.name.as_str()), ("endpoint_name", e.name.as_str())], &**p, i, e))
         })
         .collect();
-    // What is not known yet is neither up nor down, and raises no alarm.
+    // What is not known yet, or nobody asks, is neither up nor down, and raises no alarm.
     let up = all.iter().filter_map(|(l, p, i, _)| match p.balance.health(*i) {
+        _ if p.state(*i) == EndpointState::Disabled => None,
         Health::Up | Health::Unchecked => Some((*l, 1.0)),
         Health::Down => Some((*l, 0.0)),
         Health::Unknown => None,

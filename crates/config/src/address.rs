@@ -88,13 +88,13 @@ pub(crate) fn bind(text: &str) -> Result<BindAddress, Fault> {
     Ok(BindAddress { ip, first, last })
 }
 
-/// An IP address with a port, and nothing else.
-pub(crate) fn socket(text: &str) -> Result<SocketAddr, Fault> {
+/// An address with one port.
+pub(crate) fn socket(text: &str) -> Result<BindAddress, Fault> {
     let bind = bind(text)?;
     if bind.first != bind.last {
         return fault("a range of ports, where one is needed", "write one port");
     }
-    Ok(SocketAddr::new(bind.ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), bind.first))
+    Ok(bind)
 }
 
 const ENDPOINT: &str = "write an address and a port: 10.0.0.11:5432, \"[2001:db8::1]:5432\", unix:/run/app.sock";

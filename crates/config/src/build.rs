@@ -10,7 +10,7 @@ use floodway_policy::Prefix;
 
 use crate::leaf::{looks_like_a_name, parse_prefix, suggest};
 use crate::tree::{Node, Word};
-use crate::{Config, Limits, PoolId, Problem, Problems, Sources, Span, address, scalar};
+use crate::{Config, Limits, PoolId, Problem, Problems, Sources, Span, scalar};
 
 /// Builds what can be built, and reports what is wrong with it. The result may be used only if no error was reported.
 pub(crate) fn build(root: &Node, sources: &Sources, limits: &Limits, problems: &mut Problems) -> Config {
@@ -54,7 +54,7 @@ impl Builder<'_> {
         if found.is_none() {
             let known: Vec<&str> = self.pools.iter().map(|(word, _)| word.text.as_str()).collect();
             let help = suggest(name, &known);
-            self.error(node.span, format!("pool `{name}` does not exist"), "no pool of that name", help);
+            self.error(node.span, format!("pool `{}` does not exist", node.shown()), "no pool of that name", help);
         }
         found.map(PoolId)
     }
@@ -69,7 +69,7 @@ impl Builder<'_> {
                     Some(prefix) => ranges.push(prefix),
                     None => self.error(
                         item.span,
-                        format!("`{text}` in a list is no address range"),
+                        format!("`{}` in a list is no address range", item.shown()),
                         "address range wanted",
                         "a list holds ranges, not the names of other lists",
                     ),
@@ -92,7 +92,7 @@ impl Builder<'_> {
             } else if looks_like_a_name(text) {
                 let known: Vec<&str> = self.lists.iter().map(|(name, _)| name.as_str()).collect();
                 let help = suggest(text, &known);
-                self.error(item.span, format!("list `{text}` does not exist"), "no list of that name", help);
+                self.error(item.span, format!("list `{}` does not exist", item.shown()), "no list of that name", help);
             }
         }
         Some(prefixes)
@@ -121,9 +121,5 @@ impl Node {
 
     fn string(&self, key: &str) -> Option<String> {
         self.get(key)?.text().map(str::to_owned)
-    }
-
-    fn socket(&self, key: &str) -> Option<std::net::SocketAddr> {
-        self.get(key)?.text().and_then(|t| address::socket(t).ok())
     }
 }

@@ -29,11 +29,6 @@ fn origin(node: &Node, loaded: &Loaded) -> String {
     }
 }
 
-/// As typed where it may be secret.
-fn shown(node: &Node) -> &str {
-    node.typed.as_deref().or(node.text()).unwrap_or_default()
-}
-
 fn json(node: &Node, loaded: &Loaded) -> Json {
     match &node.value {
         Value::Map(entries) => Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v, loaded))).collect()),
@@ -41,7 +36,7 @@ fn json(node: &Node, loaded: &Loaded) -> Json {
         Value::Null | Value::Bad => Json::Null,
         Value::Text(_) => {
             let mut leaf = Map::new();
-            leaf.insert("value".into(), shown(node).into());
+            leaf.insert("value".into(), node.shown().into());
             leaf.insert("origin".into(), origin(node, loaded).into());
             Json::Object(leaf)
         }
@@ -88,7 +83,7 @@ fn nested(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
         }
         _ => {
             out.push(' ');
-            out.push_str(&quoted(shown(node)));
+            out.push_str(&quoted(node.shown()));
             let column = out.len() - out.rfind('\n').map_or(0, |at| at + 1);
             out.push_str(&" ".repeat(COMMENTS.saturating_sub(column).max(1)));
             out.push_str(&format!("# {}\n", origin(node, loaded)));

@@ -28,6 +28,8 @@ pub(crate) enum Leaf {
     Output,
     /// A path of the file system.
     Path,
+    /// A duration of at most so many seconds.
+    Most(u64, &'static Leaf),
     /// One of these words, or what else.
     Or(&'static [&'static str], &'static Leaf),
 }
@@ -48,7 +50,17 @@ impl Leaf {
                 }
                 _ => Ok(()),
             },
-            Self::Size => scalar::size(text).map(drop),
+            Self::Size => match scalar::size(text)? {
+                4096..=0x4000_0000 => Ok(()),
+                _ => fault("out of range", "write a size from 4KiB to 1GiB"),
+            },
+            Self::Most(seconds, leaf) => {
+                leaf.check(text)?;
+                if scalar::duration(text)?.as_secs() > seconds {
+                    return fault("too long", format!("write at most {}d", seconds / 86400));
+                }
+                Ok(())
+            }
             Self::Integer(min, max) => scalar::integer(text, min, max).map(drop),
             Self::Share => scalar::share(text).map(drop),
             Self::Switch => scalar::switch(text).map(drop),
@@ -72,12 +84,13 @@ impl Leaf {
         match *self {
             Self::Text => "text".into(),
             Self::Name => "name".into(),
-            Self::Duration | Self::Time => "duration".into(),
+            Self::Duration | Self::Time | Self::Most(..) => "duration".into(),
             Self::Size => "size".into(),
             Self::Integer(min, max) => format!("number from {min} to {max}"),
             Self::Share => "share".into(),
             Self::Switch => "`on` or `off`".into(),
             Self::Mode => "file mode".into(),
+            Self::Word(now, _) if now.len() > 6 => "one of its words".into(),
             Self::Word(now, _) => quoted(now),
             Self::Bind => "address to listen on".into(),
             Self::Endpoint => "address to connect to".into(),
@@ -95,7 +108,9 @@ impl Leaf {
         match *self {
             Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint => None,
             Self::Name => whole("[a-z0-9][a-z0-9_.-]*"),
-            Self::Duration | Self::Time => whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?"),
+            Self::Duration | Self::Time | Self::Most(..) => {
+                whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?")
+            }
             Self::Size => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
             Self::Integer(..) => whole("\\d+"),
             Self::Share => whole("\\d+(?:\\.\\d+)?%"),

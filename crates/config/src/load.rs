@@ -84,8 +84,8 @@ impl Loader<'_> {
         };
         for pattern in patterns {
             // Anything else than text is reported with the shape of the main file.
-            let Some(text) = pattern.text() else { continue };
-            for path in self.included(&self.sources.resolve(pattern.span, text), pattern.span) {
+            let Some(text) = pattern.text().and_then(|text| self.expand(text, pattern.span)) else { continue };
+            for path in self.included(&self.sources.resolve(pattern.span, &text), pattern.span) {
                 if let Some(Node { value: Value::Map(more), .. }) = self.file(&path, Some(pattern.span)) {
                     self.add_names(&mut entries, more);
                 }

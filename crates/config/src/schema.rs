@@ -51,7 +51,7 @@ fn kind(of: &Kind, whole: bool) -> Value {
             out
         }
         Kind::Section(s) => section(s, whole),
-        Kind::TextOr(_, s) => json!({ "anyOf": [{ "type": "string" }, section(s, whole)] }),
+        Kind::TextOr(_, s) | Kind::Bind(s) => json!({ "anyOf": [{ "type": "string" }, section(s, whole)] }),
         Kind::OffOr(s) => json!({ "anyOf": [{ "const": "off" }, section(s, whole)] }),
         Kind::List(item) => json!({ "anyOf": [kind(item, whole), { "type": "array", "items": kind(item, whole) }] }),
         Kind::Named(item) => json!({ "type": "object", "additionalProperties": kind(item, whole) }),
@@ -101,7 +101,7 @@ fn rows(out: &mut String, prefix: &str, section: &Section) {
 /// The section under a key that is shown in place: the objects have rows of their own.
 fn descend(kind: &Kind) -> Option<&'static Section> {
     let section: &'static Section = match kind {
-        Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) => s,
+        Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) | Kind::Bind(s) => s,
         Kind::List(item) => return descend(item),
         _ => return None,
     };
@@ -114,6 +114,7 @@ fn is(kind: &Kind) -> String {
         Kind::Leaf(leaf) => leaf.describe(),
         Kind::Section(_) => "map".into(),
         Kind::TextOr(key, _) => format!("`{key}`, or a map"),
+        Kind::Bind(_) => "address, `unix:/path`, or a map".into(),
         Kind::OffOr(_) => "map, or `off`".into(),
         Kind::List(item) => format!("list of {}", is(item)),
         Kind::Named(_) => "map of names".into(),

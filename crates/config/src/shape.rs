@@ -35,7 +35,13 @@ impl Checker<'_> {
                 let checked = kind.map_or(node.clone(), |kind| self.check(key, node, kind, at));
                 wrap(checked, name)
             }
-            Kind::TextOr(_, section) => self.section(key, node, section, at),
+            Kind::Bind(section) if node.text().is_some() => {
+                let name = if node.text().is_some_and(|t| t.starts_with("unix:")) { "unix" } else { "address" };
+                let kind = section.keys.iter().find(|k| k.name == name).map(|k| &k.kind);
+                let checked = kind.map_or(node.clone(), |kind| self.check(key, without_scheme(node), kind, at));
+                wrap(checked, name)
+            }
+            Kind::TextOr(_, section) | Kind::Bind(section) => self.section(key, node, section, at),
             Kind::OffOr(_) if node.text() == Some("off") => node,
             Kind::OffOr(section) => self.section(key, node, section, at),
             Kind::Choice(options) => self.choice(key, node, options, at),
@@ -53,7 +59,7 @@ impl Checker<'_> {
             return bad(node);
         };
         let Err(fault) = leaf.check(text) else { return node };
-        let shown = node.typed.as_deref().unwrap_or(text);
+        let shown = node.shown();
         let message = match fault.later {
             true => format!("`{shown}` is {}", fault.what),
             false => format!("`{shown}`, given for `{}`, is {}", key.text, fault.what),
@@ -103,6 +109,11 @@ impl Checker<'_> {
 
     fn choice(&mut self, key: &Word, node: Node, options: &[Key], at: &str) -> Node {
         let (span, origin) = (node.span, node.origin);
+        if node.typed.is_some() {
+            let problem = Problem::error(span, format!("`{}` cannot be filled in from outside", key.text));
+            self.problems.add(problem.label("a word is needed").help("write the word itself"));
+            return bad(node);
+        }
         let entries = match node.value {
             Value::Text(text) => vec![(Word { text, span }, Node::map(Vec::new(), span, origin))],
             Value::Map(entries) => entries,
@@ -228,6 +239,16 @@ fn wrap(node: Node, name: &str) -> Node {
     Node::map(vec![(Word { text: name.to_owned(), span }, node)], span, origin)
 }
 
+/// `unix:/path` as the path.
+fn without_scheme(mut node: Node) -> Node {
+    if let Value::Text(text) = &mut node.value
+        && let Some(path) = text.strip_prefix("unix:")
+    {
+        *text = path.to_owned();
+    }
+    node
+}
+
 /// Lays `over` on `under`, deep: sections merge key by key, everything else is replaced. What comes from `under` is marked.
 pub(crate) fn merge(over: Node, under: &Node, section: &Section) -> Node {
     let (Value::Map(mut entries), Value::Map(defaults)) = (over.value.clone(), &under.value) else { return over };
@@ -262,9 +283,10 @@ fn marked(mut node: Node) -> Node {
 /// Fills in defaults in the table's order and reports required keys that are missing. `node` has been checked.
 pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: &mut Problems) -> Node {
     match (kind, node.value.clone()) {
-        (Kind::Section(section) | Kind::TextOr(_, section) | Kind::OffOr(section), Value::Map(entries)) => {
-            complete_section(key, Node { value: Value::Map(entries), ..node }, section, at, problems)
-        }
+        (
+            Kind::Section(section) | Kind::TextOr(_, section) | Kind::Bind(section) | Kind::OffOr(section),
+            Value::Map(entries),
+        ) => complete_section(key, Node { value: Value::Map(entries), ..node }, section, at, problems),
         (Kind::List(item), Value::List(items)) => {
             let items = items.into_iter().map(|i| complete(key, i, item, at, problems)).collect();
             Node { value: Value::List(items), ..node }

@@ -1,6 +1,5 @@
 //! A sound configuration, as plain values.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ pub struct Config {
     /// Who serves them, in the order of the file.
     pub pools: Vec<Pool>,
     /// Where metrics and health are served; `None` is nowhere.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<BindAddress>,
     /// Logs.
     pub log: Log,
     /// The process.

@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Section(&'static Section),
     /// A section, or text that stands for `{ key: text }`.
     TextOr(&'static str, &'static Section),
+    /// Where to listen: a section, or an address, or `unix:/path`.
+    Bind(&'static Section),
     /// A section, or `off`.
     OffOr(&'static Section),
     /// Exactly one of these keys; a word W stands for `{ W: {} }`.
@@ -125,7 +127,7 @@ static LIST_ITEM: Section = Section {
 pub(crate) static LISTENER: Section = Section {
     what: "listener",
     keys: &[
-        Key::new("bind", List(&TextOr("address", &BIND)), "Addresses to listen on.").required(),
+        Key::new("bind", List(&Kind::Bind(&BIND)), "Addresses to listen on.").required(),
         Key::new("protocol", List(&Kind::Leaf(Word(&["tcp"], &["udp"]))), "What is spoken.").or("tcp"),
         Key::new("access", Kind::Section(&ACCESS), "Which clients may connect, by the client's address. `allow` alone denies the rest; the longest prefix wins.").or("{}"),
         Key::new("peer_access", Kind::Section(&ACCESS), "Which peers may connect, by the socket's address.").or("{}"),
@@ -226,7 +228,12 @@ static TCP: Section = section(
     "`tcp`",
     &[
         Key::new("keepalive", OffOr(&KEEPALIVE), "Probes on silent connections, of both sides.").or("{}"),
-        Key::new("user_timeout", Kind::Leaf(Or(OFF, &Time)), "How long sent data may stay unacknowledged.").or("off"),
+        Key::new(
+            "user_timeout",
+            Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),
+            "How long sent data may stay unacknowledged; at most 24 days.",
+        )
+        .or("off"),
         Key::new("fast_open", Kind::Leaf(Or(OFF, &Integer(1, 65535))), "Length of the queue for TCP fast open.")
             .or("off"),
         Key::new("mptcp", Kind::Leaf(Switch), "Multipath TCP for clients.").or("off"),
@@ -411,6 +418,37 @@ static LOG: Section = section(
     ],
 );
 
+/// Reasons that end a session: those of [`floodway_flow::Reason`], a test sees to that.
+pub(crate) const REASONS: &[&str] = &[
+    "client_closed",
+    "server_closed",
+    "client_reset",
+    "server_reset",
+    "idle_timeout",
+    "half_close_timeout",
+    "lifetime",
+    "connect_failed",
+    "no_endpoint",
+    "limit",
+    "shutdown",
+    "internal_error",
+];
+
+const LATER_REASONS: &[&str] = &[
+    "sniff_timeout",
+    "queue_timeout",
+    "denied",
+    "overload",
+    "endpoint_down",
+    "endpoint_removed",
+    "drained",
+    "closed_by_admin",
+    "proxy_error",
+    "tls_error",
+    "unreachable",
+    "completed",
+];
+
 static SESSION_LOG: Section = section(
     "`sessions`",
     &[
@@ -419,7 +457,11 @@ static SESSION_LOG: Section = section(
         Key::new("end", Kind::Leaf(Switch), "A record when a session ends.").or("on"),
         Key::new("to", Kind::Leaf(Leaf::Output), "`stdout`, `stderr` or a file that is appended to.").or("stdout"),
         Key::new("sample", Kind::Leaf(Share), "Share of sessions that are logged.").or("100%"),
-        Key::new("always", List(&Kind::Leaf(Text)), "End reasons that are logged whatever `sample` says."),
+        Key::new(
+            "always",
+            List(&Kind::Leaf(Word(REASONS, LATER_REASONS))),
+            "End reasons that are logged whatever `sample` says.",
+        ),
         Key::new("fields", Named(&Kind::Leaf(Text)), "Added to each record."),
     ],
 );

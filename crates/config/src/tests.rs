@@ -163,6 +163,32 @@ fn the_effective_configuration_is_a_configuration_again() {
 }
 
 #[test]
+fn every_end_reason_can_be_logged_always() {
+    let known: Vec<_> = floodway_flow::Reason::ALL.iter().map(|r| r.as_str()).collect();
+    assert_eq!(known, table::REASONS);
+}
+
+#[test]
+fn unix_sockets_may_be_written_short_and_includes_filled_in() {
+    let text = SMALLEST.replace("0.0.0.0:5432", "[\"unix:/run/a.sock\", { unix: /run/b.sock }]");
+    let config = read_text(&text).unwrap().config;
+    assert!(config.listeners[0].bind.iter().all(|b| matches!(b, Bind::Unix { .. })));
+    let main = format!("include: \"${{env:PORT}}.yaml\"\n{SMALLEST}");
+    assert!(read_files(&[("f.yaml", &main), ("5432.yaml", "lists: { a: [10.0.0.0/8] }\n")]).is_ok());
+}
+
+#[test]
+fn what_comes_from_outside_stays_out_of_messages() {
+    for text in [
+        SMALLEST.replace("forward: pg", "forward: \"${env:PORT}\""),
+        format!("{SMALLEST}    balance: \"${{env:PORT}}\"\n"),
+    ] {
+        let said = read_text(&text).unwrap_err();
+        assert!(!said.replace("f.yaml", "").replace(":5432", "").contains("5432"), "{said}");
+    }
+}
+
+#[test]
 fn an_alias_bomb_is_refused_fast() {
     let mut text = String::from("x-a: &a [x,x,x,x,x,x,x,x,x]\n");
     for (name, before) in ('b'..='i').zip('a'..) {

@@ -71,6 +71,11 @@ impl Node {
         }
     }
 
+    /// Its text for messages and output: as it was typed where what stands behind a `${…}` may be secret.
+    pub(crate) fn shown(&self) -> &str {
+        self.typed.as_deref().or(self.text()).unwrap_or_default()
+    }
+
     pub(crate) fn items(&self) -> &[Self] {
         match &self.value {
             Value::List(items) => items,

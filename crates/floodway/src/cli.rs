@@ -84,6 +84,9 @@ pub(crate) struct TcpArgs {
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,
+    /// The socket for `status` and the like: not in this version
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(crate) admin: Option<String>,
     /// Threads that move bytes [default: one a core]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<u32>,

@@ -55,8 +55,8 @@ fn main() -> ExitCode {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    let later = std::env::args().nth(1).filter(|word| cli::LATER.contains(&word.as_str()));
-    match later {
+    let word = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
+    match word.filter(|word| cli::LATER.contains(&word.as_str())) {
         Some(word) if error.kind() == clap::error::ErrorKind::InvalidSubcommand => {
             eprintln!("floodway: `{word}` is not in this version; `floodway help` shows what is");
         }

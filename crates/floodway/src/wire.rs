@@ -49,7 +49,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
 fn open(config: Config) -> anyhow::Result<Opened> {
     let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let metrics = config.metrics.map(|address| {
-        floodway_admin::bind(address).map_err(|error| anyhow!("cannot serve metrics on {address}: {error}"))
+        floodway_admin::bind(address.ip, address.first)
+            .map_err(|error| anyhow!("cannot serve metrics on {address}: {error}"))
     });
     let metrics = metrics.transpose()?;
     let (user, log) = (config.runtime.user.clone(), config.log.clone());

@@ -39,12 +39,8 @@ reasons! {
     ConnectFailed = "connect_failed",
     /// No endpoint was fit.
     NoEndpoint = "no_endpoint",
-    /// `access` or `peer_access` says no.
-    Denied = "denied",
     /// A configured limit was reached.
     Limit = "limit",
-    /// The process has no room left.
-    Overload = "overload",
     /// Floodway is shutting down and `drain_timeout` is over.
     Shutdown = "shutdown",
     /// A bug of ours ended this one session.

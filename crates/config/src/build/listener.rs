@@ -1,5 +1,6 @@
 //! Listeners.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use floodway_policy::{Access, SourcePrefix};
@@ -14,6 +15,24 @@ use crate::{
 /// Most ports of one `bind`: each is a socket a worker.
 const MOST_PORTS: u32 = 1000;
 
+/// An address that a listener has, and where it says so.
+struct Taken {
+    place: Place,
+    span: Span,
+    listener: String,
+}
+
+enum Place {
+    /// With the interface, if it is one only.
+    Tcp(BindAddress, Option<String>),
+    Unix(PathBuf),
+}
+
+/// Two binds of one address are apart only if each has an interface of its own.
+fn may_meet(a: Option<&String>, b: Option<&String>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
 impl Builder<'_> {
     pub(super) fn build_listeners(&mut self, root: &Node) -> Vec<Listener> {
         let all = named(root, "listeners");
@@ -21,11 +40,11 @@ impl Builder<'_> {
             let help = "add one: `listeners: { NAME: { bind: \":5432\", forward: POOL } }`";
             self.error(node.span, "there is no listener", "empty", help);
         }
-        let mut taken: Vec<(BindAddress, Span, String)> = Vec::new();
+        let mut taken: Vec<Taken> = Vec::new();
         all.into_iter().map(|(word, node)| self.build_listener(word, node, &mut taken)).collect()
     }
 
-    fn build_listener(&mut self, word: &Word, node: &Node, taken: &mut Vec<(BindAddress, Span, String)>) -> Listener {
+    fn build_listener(&mut self, word: &Word, node: &Node, taken: &mut Vec<Taken>) -> Listener {
         let binds = node.get("bind").map(Node::items).unwrap_or_default();
         if let Some(bind) = node.get("bind").filter(|b| matches!(&b.value, Value::List(l) if l.is_empty())) {
             self.error(
@@ -51,12 +70,7 @@ impl Builder<'_> {
         }
     }
 
-    fn build_bind(
-        &mut self,
-        listener: &Word,
-        node: &Node,
-        taken: &mut Vec<(BindAddress, Span, String)>,
-    ) -> Option<Bind> {
+    fn build_bind(&mut self, listener: &Word, node: &Node, taken: &mut Vec<Taken>) -> Option<Bind> {
         let backlog = node.integer("backlog").unwrap_or(4096);
         let misplaced = |builder: &mut Self, keys: &[&str], of: &str| {
             for (word, _) in node.entries().iter().filter(|(w, _)| keys.contains(&w.text.as_str())) {
@@ -79,6 +93,13 @@ impl Builder<'_> {
                     "choose a shorter path",
                 );
             }
+            let clashes = |t: &&Taken| matches!(&t.place, Place::Unix(other) if *other == path);
+            if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(clashes) {
+                let help = format!("listener `{name}` binds it at {}: choose another path", self.sources.place(*first));
+                let message = format!("`{}` is taken by listener `{name}` already", at.shown());
+                self.error(at.span, message, "overlaps", help);
+            }
+            taken.push(Taken { place: Place::Unix(path.clone()), span: at.span, listener: listener.text.clone() });
             let mode = node.get("mode").and_then(Node::text).and_then(|t| scalar::mode(t).ok());
             return Some(Bind::Unix { path, mode, group: node.string("group"), backlog });
         }
@@ -93,7 +114,9 @@ impl Builder<'_> {
                 "each port is a socket a worker: choose a smaller range",
             );
         }
-        if let Some((_, first, name)) = taken.iter().find(|(other, ..)| other.overlaps(&address)) {
+        let interface = node.string("interface");
+        let clashes = |t: &&Taken| matches!(&t.place, Place::Tcp(other, on) if other.overlaps(&address) && may_meet(on.as_ref(), interface.as_ref()));
+        if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(clashes) {
             let place = self.sources.place(*first);
             let message = format!("`{address}` is taken by listener `{name}` already");
             self.error(
@@ -103,8 +126,12 @@ impl Builder<'_> {
                 format!("listener `{name}` binds it at {place}: choose another address or port"),
             );
         }
-        taken.push((address, at.span, listener.text.clone()));
-        Some(Bind::Tcp { address, freebind: node.is_on("freebind"), interface: node.string("interface"), backlog })
+        taken.push(Taken {
+            place: Place::Tcp(address, interface.clone()),
+            span: at.span,
+            listener: listener.text.clone(),
+        });
+        Some(Bind::Tcp { address, freebind: node.is_on("freebind"), interface, backlog })
     }
 
     fn build_access(&mut self, node: Option<&Node>) -> Access {

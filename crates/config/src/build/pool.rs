@@ -22,7 +22,8 @@ impl Builder<'_> {
         let endpoints = self.build_endpoints(word, node, per_endpoint);
         let health = node.get("health").and_then(|n| self.build_health(n));
         let retries = node.integer("retries").unwrap_or(2);
-        self.warn_of_idle_words(node, endpoints.len(), retries, health.is_some());
+        let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
+        self.warn_of_idle_words(node, endpoints.len(), retries, may_be_unfit);
         Pool {
             name: word.text.clone(),
             balance: match chosen(node, "balance").map(|(name, _)| name) {
@@ -130,7 +131,7 @@ impl Builder<'_> {
     }
 
     /// Words that can have no effect beside the others.
-    fn warn_of_idle_words(&mut self, pool: &Node, endpoints: usize, retries: u32, checked: bool) {
+    fn warn_of_idle_words(&mut self, pool: &Node, endpoints: usize, retries: u32, may_be_unfit: bool) {
         let written = |key: &str| pool.get(key).filter(|n| n.origin == Origin::File);
         if let Some(node) = written("retries").filter(|_| endpoints == 1 && retries > 0) {
             self.warn(
@@ -140,7 +141,7 @@ impl Builder<'_> {
                 "add an endpoint, or take it out",
             );
         }
-        if let Some(node) = written("when_none_fit").filter(|_| !checked) {
+        if let Some(node) = written("when_none_fit").filter(|_| !may_be_unfit) {
             self.warn(
                 node.span,
                 "without `health` no endpoint is ever unfit",

@@ -1,27 +1,45 @@
 //! Metrics, logs and the process itself.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use floodway_flow::Reason;
 
 use super::Builder;
-use crate::leaf::suggest;
 use crate::tree::Node;
-use crate::{Bind, BindAddress, Format, Level, Listener, Log, Output, Runtime, SessionLog, scalar};
+use crate::{Bind, BindAddress, Format, Level, Listener, Log, Output, Runtime, SessionLog, address, scalar};
+
+/// Members of a session's record, which added fields may not shadow.
+const RECORD: [&str; 17] = [
+    "time",
+    "event",
+    "id",
+    "listener",
+    "route",
+    "pool",
+    "endpoint",
+    "address",
+    "source",
+    "reason",
+    "bytes_in",
+    "bytes_out",
+    "duration_seconds",
+    "connect_seconds",
+    "retries",
+    "error",
+    "version",
+];
 
 impl Builder<'_> {
-    pub(super) fn build_metrics(&mut self, root: &Node, listeners: &[Listener]) -> Option<SocketAddr> {
+    pub(super) fn build_metrics(&mut self, root: &Node, listeners: &[Listener]) -> Option<BindAddress> {
         let node = root.get("metrics")?;
-        let address = node.socket("bind")?;
-        let ours = BindAddress { ip: Some(address.ip()), first: address.port(), last: address.port() };
+        let ours = node.get("bind")?.text().and_then(|t| address::bind(t).ok())?;
         let clash =
             |l: &&Listener| l.bind.iter().any(|b| matches!(b, Bind::Tcp { address, .. } if address.overlaps(&ours)));
         if let (Some(listener), Some(at)) = (listeners.iter().find(clash), node.get("bind")) {
-            let message = format!("`{address}` is taken by listener `{}` already", listener.name);
+            let message = format!("`{ours}` is taken by listener `{}` already", listener.name);
             self.error(at.span, message, "overlaps", "choose another port for metrics");
         }
-        Some(address)
+        Some(ours)
     }
 
     pub(super) fn build_log(&mut self, root: &Node) -> Log {
@@ -42,19 +60,14 @@ impl Builder<'_> {
     }
 
     fn build_session_log(&mut self, node: Option<&Node>) -> SessionLog {
-        let mut always = Vec::new();
-        for item in node.and_then(|n| n.get("always")).map(Node::items).unwrap_or_default() {
-            let Some(text) = item.text() else { continue };
-            match Reason::ALL.iter().find(|r| r.as_str() == text) {
-                Some(reason) => always.push(*reason),
-                None => {
-                    let known: Vec<&str> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-                    let help = suggest(text, &known);
-                    self.error(item.span, format!("`{text}` is no end reason"), "end reason wanted", help);
-                }
-            }
-        }
+        let named =
+            node.and_then(|n| n.get("always")).map(Node::items).unwrap_or_default().iter().filter_map(Node::text);
+        let always = named.filter_map(|text| Reason::ALL.iter().find(|r| r.as_str() == text).copied()).collect();
         let fields = node.and_then(|n| n.get("fields")).map(Node::entries).unwrap_or_default();
+        for (word, _) in fields.iter().filter(|(word, _)| RECORD.contains(&word.text.as_str())) {
+            let message = format!("`{}` is a member of every record already", word.text);
+            self.error(word.span, message, "taken", "choose another name for the field");
+        }
         SessionLog {
             start: node.is_some_and(|n| n.is_on("start")),
             every: node.and_then(|n| n.duration("every")),

@@ -15,10 +15,6 @@ pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
 
 /// The arguments as a configuration.
 fn text(args: &TcpArgs) -> String {
-    let bind = match args.bind.strip_prefix("unix:") {
-        Some(path) => json!({ "unix": path }),
-        None => json!(args.bind),
-    };
     let mut pool = json!({ "balance": args.balance, "endpoints": args.endpoints });
     if let Some(check) = &args.check {
         pool["health"] = json!({ "check": check });
@@ -28,12 +24,16 @@ fn text(args: &TcpArgs) -> String {
         LogFormat::Json => "json",
     };
     let mut config = json!({
-        "listeners": { "tcp": { "bind": bind, "forward": "tcp" } },
+        "listeners": { "tcp": { "bind": args.bind, "forward": "tcp" } },
         "pools": { "tcp": pool },
         "log": { "format": format },
     });
     if let Some(address) = &args.metrics {
         config["metrics"] = json!({ "bind": address });
+    }
+    if let Some(path) = &args.admin {
+        // Refused by the name that it has in a file.
+        config["admin"] = json!({ "socket": path });
     }
     if let Some(workers) = args.workers {
         config["runtime"] = json!({ "workers": workers });
