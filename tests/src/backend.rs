@@ -111,7 +111,7 @@ impl Backend {
 
     fn serve(&mut self, listener: TcpListener) {
         let stop = Arc::new(AtomicBool::new(false));
-        let live = Arc::default();
+        let live: Arc<Mutex<HashMap<usize, TcpStream>>> = Arc::default();
         let (handler, accepted) = (Arc::clone(&self.handler), Arc::clone(&self.accepted));
         let (stopping, serving) = (Arc::clone(&stop), Arc::clone(&live));
         let thread = std::thread::spawn(move || {
