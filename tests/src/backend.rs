@@ -110,6 +110,8 @@ impl Backend {
     }
 
     fn serve(&mut self, listener: TcpListener) {
+        // A longer queue than the standard library gives: a dropped SYN would come again only after a second.
+        rustix::net::listen(&listener, 4096).expect("listen");
         let stop = Arc::new(AtomicBool::new(false));
         let live: Arc<Mutex<HashMap<usize, TcpStream>>> = Arc::default();
         let (handler, accepted) = (Arc::clone(&self.handler), Arc::clone(&self.accepted));
