@@ -252,7 +252,20 @@ fn a_killed_redis_costs_only_its_own_sessions() {
                 || answers.load(Ordering::SeqCst) > before + 10_000,
             );
         });
-        assert_eq!(cut.load(Ordering::SeqCst), 10, "sessions cut: those that it held, and no other");
+        // A client that comes back while the kernel is still closing the killed process may be let in and cut once more;
+        // whatever was cut was cut at that endpoint.
+        let doomed = servers[2].address.to_string();
+        let count = || {
+            let ended = |r: &&serde_json::Value| r["event"] == "session_end" && r["reason"] != "client_closed";
+            let records = floodway.sessions();
+            let (there, elsewhere): (Vec<_>, Vec<_>) =
+                records.iter().filter(ended).partition(|r| r["endpoint"] == *doomed);
+            assert!(elsewhere.is_empty(), "cut elsewhere: {elsewhere:?}");
+            there.len()
+        };
+        let cut = cut.load(Ordering::SeqCst);
+        wait_until(|| format!("{cut} records: {}", count()), Duration::from_secs(10), || count() == cut);
+        assert!(cut >= 10, "{cut} cut");
         assert_eq!(floodway.metric("sessions_closed_total", &["reason=\"connect_failed\""]), 0.0);
     }
 }
