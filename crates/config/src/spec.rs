@@ -101,7 +101,7 @@ pub struct ClientTimeouts {
     pub lifetime: Option<Duration>,
 }
 
-/// Socket options of a listener, and of the connections to endpoints made for it.
+/// Socket options of a listener; all but keepalive and those of listening hold for the connections to endpoints too.
 #[derive(Clone, Copy, Debug)]
 pub struct Tcp {
     /// `None` is off.

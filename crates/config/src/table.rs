@@ -227,7 +227,7 @@ static CLIENT_TIMEOUTS: Section = section(
 static TCP: Section = section(
     "`tcp`",
     &[
-        Key::new("keepalive", OffOr(&KEEPALIVE), "Probes on silent connections, of both sides.").or("{}"),
+        Key::new("keepalive", OffOr(&KEEPALIVE), "Probes on silent connections of clients.").or("{}"),
         Key::new(
             "user_timeout",
             Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),

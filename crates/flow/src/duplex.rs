@@ -110,7 +110,7 @@ pub enum Step {
 /// How the session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Both directions ended in good order, or both sides are gone: close both sockets.
+    /// Both directions ended in good order, or both sides are gone: close both sockets. That passes the last FIN on.
     Close,
     /// All bytes for this side are written: learn how many it has not acknowledged ([`Duplex::queued`]), until it is none.
     Drain(Side),
@@ -219,9 +219,15 @@ impl Duplex {
         match half.source {
             _ if half.pending > 0 => Step::Write(half.medium),
             Source::Open => Step::Read(half.medium),
+            Source::Ended if self.ended_already(direction.reverse()) => Step::Done,
             Source::Ended => Step::Shutdown,
             Source::Lost => Step::Done,
         }
+    }
+
+    /// Whether `direction` has passed its FIN on: when the other one ends as well, closing the sockets says the rest.
+    fn ended_already(&self, direction: Direction) -> bool {
+        self.half(direction).sink == Sink::Shut && !self.client_lost && !self.endpoint_lost
     }
 
     /// `bytes` > 0 were read and are now pending.

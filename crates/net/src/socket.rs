@@ -285,8 +285,11 @@ pub async fn connect(to: Target<'_>) -> io::Result<Socket> {
     };
     let socket = Socket::new(socket.into(), matches!(to, Target::Tcp(..)))?;
     if in_progress {
-        let _ready = socket.fd.writable().await?;
-        socket_error(socket.raw())??;
+        let ready = socket.fd.writable().await?;
+        // A connect that failed closes the socket; one that did not need not be asked about.
+        if ready.ready().is_write_closed() {
+            socket_error(socket.raw())??;
+        }
     }
     Ok(socket)
 }

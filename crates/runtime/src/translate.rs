@@ -31,7 +31,9 @@ fn listener(l: &config::Listener, config: &Config, workers: usize, key: [u64; 2]
         sessions: l.max_sessions.map(Permits::new),
         per_source: l.per_source.as_ref().map(|p| SourceLimits::new(p.max_sessions, p.prefix, &p.exempt, key)),
         timeouts: l.timeouts,
-        endpoint_options: socket_options(&l.tcp),
+        // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
+        // endpoints that vanish are found by checks.
+        endpoint_options: SocketOptions { keepalive: None, ..socket_options(&l.tcp) },
         rejections: Lanes::new(workers),
         traffic: reachable(l.forward, config).into_iter().map(|pool| (pool, Lanes::new(workers))).collect(),
     }
