@@ -56,6 +56,7 @@ const fn scenario(name: &'static str, operation: &'static str, kind: Kind) -> Sc
 
 /// Every scenario, in the order in which a round runs them.
 pub(crate) static SCENARIOS: [Scenario; 10] = [
+    scenario("idle sessions", "session", Kind::Idle { sessions: 2000 }),
     scenario("connect, 64 clients", "connection", Kind::Connect { clients: 64, reset: false }),
     scenario("connect, reset to close", "connection", Kind::Connect { clients: 64, reset: true }),
     scenario("connect, 2000/s open loop", "connection", Kind::OpenLoop { per_second: 2000 }),
@@ -65,7 +66,6 @@ pub(crate) static SCENARIOS: [Scenario; 10] = [
     scenario("bulk down, 4 streams", "GB", Kind::Down { streams: 4 }),
     scenario("bulk up, 4 streams", "GB", Kind::Up { streams: 4 }),
     scenario("mixed", "round trip", Kind::Mixed),
-    scenario("idle sessions", "session", Kind::Idle { sessions: 2000 }),
 ];
 
 /// What the clients of a scenario counted.
@@ -87,7 +87,7 @@ pub(crate) fn run(scenario: &Scenario, proxy: &Proxy, length: Duration) -> anyho
             Kind::Connect { clients, reset } => connects::closed_loop(proxy.front, clients, reset, until).await,
             Kind::OpenLoop { per_second } => connects::open_loop(proxy.front, per_second, until).await,
             Kind::RoundTrips { clients } => round_trips::run(proxy.front, clients, until).await,
-            Kind::Down { streams } => bulk::down(proxy.front, streams, until).await,
+            Kind::Down { streams } => bulk::down(proxy.front, streams, None, until).await,
             Kind::Up { streams } => bulk::up(proxy.front, streams, until).await,
             Kind::Idle { sessions } => idle::run(proxy, sessions).await,
             Kind::Mixed => mixed::run(proxy.front, until).await,

@@ -13,6 +13,8 @@ pub(crate) struct Proxy {
     pub(crate) name: &'static str,
     pub(crate) version: String,
     pub(crate) front: SocketAddr,
+    /// Memory when it was started, before any session (PSS, bytes).
+    pub(crate) fresh: f64,
     child: Child,
     _folder: TempDir,
 }
@@ -64,7 +66,9 @@ impl Proxy {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(Self { name, version, front, child, _folder: folder })
+        // The connection that found it listening is closed by now, and nothing else has happened.
+        let fresh = crate::measure::pss(child.id());
+        Ok(Self { name, version, front, fresh, child, _folder: folder })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -105,7 +109,7 @@ fn floodway_config(front: SocketAddr, endpoints: &[SocketAddr], _: &Path) -> Str
 fn haproxy_config(front: SocketAddr, endpoints: &[SocketAddr], _: &Path) -> String {
     let servers: String = endpoints.iter().enumerate().map(|(i, e)| format!("    server s{i} {e}\n")).collect();
     format!(
-        "global\n    nbthread 2\n    maxconn 9000\ndefaults\n    mode tcp\n    option splice-auto\n    timeout connect 3s\n    timeout client 1h\n    timeout server 1h\nlisten l\n    bind {front} backlog 4096\n    balance roundrobin\n{servers}"
+        "global\n    nbthread 2\n    maxconn 7000\ndefaults\n    mode tcp\n    option splice-auto\n    timeout connect 3s\n    timeout client 1h\n    timeout server 1h\nlisten l\n    bind {front} backlog 4096\n    balance roundrobin\n{servers}"
     )
 }
 

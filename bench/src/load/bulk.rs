@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,21 +15,23 @@ use crate::server::{DOWN, RIGHT, UP};
 const TRANSFER: u64 = 64 << 20;
 const GIGABYTE: f64 = 1e9;
 
-pub(super) async fn down(front: SocketAddr, streams: usize, until: Instant) -> Seen {
+/// `pace` in bytes a second for each stream; `None` is as fast as it goes.
+pub(super) async fn down(front: SocketAddr, streams: usize, pace: Option<f64>, until: Instant) -> Seen {
     let piece: Rc<[u8]> = piece().into();
-    together(streams, |_| repeated(until, front, Rc::clone(&piece), false)).await
+    together(streams, |_| repeated(until, front, Rc::clone(&piece), false, pace)).await
 }
 
 pub(super) async fn up(front: SocketAddr, streams: usize, until: Instant) -> Seen {
     let piece: Rc<[u8]> = piece().into();
-    together(streams, |_| repeated(until, front, Rc::clone(&piece), true)).await
+    together(streams, |_| repeated(until, front, Rc::clone(&piece), true, None)).await
 }
 
-async fn repeated(until: Instant, front: SocketAddr, piece: Rc<[u8]>, upwards: bool) -> Seen {
+async fn repeated(until: Instant, front: SocketAddr, piece: Rc<[u8]>, upwards: bool, pace: Option<f64>) -> Seen {
     let mut seen = Seen::default();
     let mut buffer = vec![0; PIECE];
     while Instant::now() < until {
-        let done = if upwards { send(front, &piece).await } else { receive(front, &piece, &mut buffer).await };
+        let done =
+            if upwards { send(front, &piece).await } else { receive(front, &piece, &mut buffer, pace, until).await };
         match done {
             Ok(()) => seen.operations += TRANSFER as f64 / GIGABYTE,
             Err(_) => seen.failures += 1,
@@ -38,7 +40,14 @@ async fn repeated(until: Instant, front: SocketAddr, piece: Rc<[u8]>, upwards: b
     seen
 }
 
-async fn receive(front: SocketAddr, piece: &[u8], buffer: &mut [u8]) -> std::io::Result<()> {
+async fn receive(
+    front: SocketAddr,
+    piece: &[u8],
+    buffer: &mut [u8],
+    pace: Option<f64>,
+    until: Instant,
+) -> std::io::Result<()> {
+    let begin = Instant::now();
     let mut stream = TcpStream::connect(front).await?;
     stream.write_u8(DOWN).await?;
     stream.write_u64(TRANSFER).await?;
@@ -52,6 +61,13 @@ async fn receive(front: SocketAddr, piece: &[u8], buffer: &mut [u8]) -> std::io:
             return Err(std::io::ErrorKind::InvalidData.into());
         }
         at += n as u64;
+        if let Some(pace) = pace {
+            let due = begin + Duration::from_secs_f64(at as f64 / pace);
+            tokio::time::sleep_until(due.min(until).into()).await;
+            if Instant::now() >= until {
+                return Ok(());
+            }
+        }
     }
     if at == TRANSFER { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }

@@ -7,9 +7,9 @@ use super::{Seen, together};
 use crate::measure::pss;
 use crate::proxies::Proxy;
 
-/// Holds `sessions` sessions that have each passed a byte both ways, and weighs the proxy before and meanwhile.
+/// Holds `sessions` sessions that have each passed a byte both ways, and weighs the proxy against what it was when fresh: what
+/// it keeps from earlier rounds for later sessions counts as theirs.
 pub(super) async fn run(proxy: &Proxy, sessions: usize) -> Seen {
-    let before = pss(proxy.pid());
     let front = proxy.front;
     let held = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let mut seen = together(64, |_| {
@@ -28,7 +28,7 @@ pub(super) async fn run(proxy: &Proxy, sessions: usize) -> Seen {
     .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let opened = held.borrow().len() as f64;
-    seen.session_bytes = Some((pss(proxy.pid()) - before) / opened.max(1.0));
+    seen.session_bytes = Some((pss(proxy.pid()) - proxy.fresh) / opened.max(1.0));
     seen.operations = opened;
     seen
 }

@@ -12,4 +12,4 @@ mod tcp_info;
 pub use listener::{BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_unix};
 pub use pipe::{PIPE_BYTES, Pipe, PipeCap, PipePool};
 pub use process::{become_user, open_files_limit, open_files_now, raise_open_files};
-pub use socket::{Keepalive, Peer, Socket, SocketOptions, Target, connect};
+pub use socket::{Connecting, Keepalive, Peer, Socket, SocketOptions, Target};

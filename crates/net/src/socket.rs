@@ -194,9 +194,9 @@ impl Socket {
         self.is_tcp && nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo).is_ok_and(|info| info.state == TCP_CLOSE)
     }
 
-    /// Closes with a reset: what is still queued either way is dropped, and the peer sees an error, not an end. (A unix
-    /// socket cannot; its peer sees the end.)
-    pub fn reset(self) {
+    /// Makes the close, when this is dropped, a reset: what is still queued either way is dropped, and the peer sees an error,
+    /// not an end. (A unix socket cannot; its peer sees the end.)
+    pub fn reset_when_closed(&self) {
         if self.is_tcp {
             // Should it fail, the connection ends with a FIN; there is nobody to tell.
             let _ = set_socket_linger(self.raw(), Some(Duration::ZERO));
@@ -260,36 +260,58 @@ pub enum Target<'a> {
     Unix(&'a Path),
 }
 
-/// Connects; the caller bounds the time.
-///
-/// # Errors
-/// Why the connection was not made, as the kernel says it.
-pub async fn connect(to: Target<'_>) -> io::Result<Socket> {
-    let (socket, address) = match to {
-        Target::Tcp(address, options) => {
-            let kind = Type::STREAM.nonblocking().cloexec();
-            let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-            options.apply(&socket)?;
-            (socket, SockAddr::from(address))
-        }
-        Target::Unix(path) => {
-            let socket = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-            (socket, SockAddr::unix(path)?)
-        }
-    };
-    let in_progress = match socket.connect(&address) {
-        Ok(()) => false,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
-        // A unix socket whose queue is full says EAGAIN, at once.
-        Err(error) => return Err(error),
-    };
-    let socket = Socket::new(socket.into(), matches!(to, Target::Tcp(..)))?;
-    if in_progress {
-        let ready = socket.fd.writable().await?;
-        // A connect that failed closes the socket; one that did not need not be asked about.
-        if ready.ready().is_write_closed() {
-            socket_error(socket.raw())??;
-        }
+/// A connection that is being made; the caller bounds the time.
+#[derive(Debug)]
+pub struct Connecting {
+    socket: Socket,
+    in_progress: bool,
+}
+
+impl Connecting {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// Why it cannot even be tried, as the kernel says it.
+    pub fn begin(to: Target<'_>) -> io::Result<Self> {
+        let (socket, address) = match to {
+            Target::Tcp(address, options) => {
+                let kind = Type::STREAM.nonblocking().cloexec();
+                let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+                options.apply(&socket)?;
+                (socket, SockAddr::from(address))
+            }
+            Target::Unix(path) => {
+                let socket = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+                (socket, SockAddr::unix(path)?)
+            }
+        };
+        let in_progress = match socket.connect(&address) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            // A unix socket whose queue is full says EAGAIN, at once.
+            Err(error) => return Err(error),
+        };
+        Ok(Self { socket: Socket::new(socket.into(), matches!(to, Target::Tcp(..)))?, in_progress })
     }
-    Ok(socket)
+
+    /// Ready once it is connected.
+    ///
+    /// # Errors
+    /// Why the connection was not made, as the kernel says it.
+    pub fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.in_progress {
+            let ready = ready!(self.socket.fd.poll_write_ready(cx))?;
+            // A connect that failed closes the socket; one that did not need not be asked about.
+            if ready.ready().is_write_closed() {
+                socket_error(self.socket.raw())??;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The socket, once it is connected.
+    #[must_use]
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
 }

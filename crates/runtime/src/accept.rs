@@ -107,27 +107,10 @@ fn begin<H: Handler>(context: &Rc<Context>, listener: usize, client: Socket, pee
         Ok(room) => {
             let accepted = context.shared.now();
             let flow = Flow { context: Rc::clone(context), view, listener, client, peer, accepted, room };
-            tokio::task::spawn_local(alone(Rc::clone(context), handler.handle(flow)));
+            tokio::task::spawn_local(handler.handle(flow));
         }
-        Err(why) => turn_away(context, &view, listener, client, why),
+        Err(why) => turn_away(context, &view, listener, &client, why),
     }
-}
-
-/// Runs one flow. The event loop catches its panic and goes on; whoever drops the handle would not know: it is counted here.
-async fn alone(context: Rc<Context>, flow: impl Future<Output = ()>) {
-    struct Witness(Rc<Context>);
-
-    impl Drop for Witness {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                self.0.shared.panics.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(worker = self.0.worker, "a bug of Floodway's ended one flow");
-            }
-        }
-    }
-
-    let _witness = Witness(context);
-    flow.await;
 }
 
 /// The guards, cheapest first. Each place taken is given back if a later guard says no.
@@ -138,7 +121,7 @@ fn admit(view: &Rc<View>, listener: usize, peer: Peer, permit: Permit) -> Result
     {
         return Err(Rejection::Denied);
     }
-    let mut room = Room { view: Rc::clone(view), listener, in_listener: false, source: None, _permit: permit };
+    let mut room = Room { view: Rc::clone(view), listener, in_listener: false, source: None, permit };
     if let Some(sessions) = &guards.sessions {
         if !sessions.take() {
             return Err(Rejection::Limit);
@@ -152,9 +135,9 @@ fn admit(view: &Rc<View>, listener: usize, peer: Peer, permit: Permit) -> Result
 }
 
 /// A reset, a count, and at the most a line for whoever is looking for a fault.
-fn turn_away(context: &Context, view: &View, listener: usize, client: Socket, why: Rejection) {
+fn turn_away(context: &Context, view: &View, listener: usize, client: &Socket, why: Rejection) {
     let listener = &view.snapshot.listeners[listener];
     listener.rejections.of(context.worker).of(why).add(1);
     tracing::debug!(listener = listener.name, reason = why.as_str(), "turned away");
-    client.reset();
+    client.reset_when_closed();
 }

@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::task::Poll;
 
 use floodway_balance::{Lease, Refusal, Tried};
 use floodway_config::Address;
 use floodway_flow::Reason;
-use floodway_net::{Socket, Target, connect};
+use floodway_net::{Connecting, Socket, Target};
+use tokio::time::sleep;
 
 use crate::counters::Failure;
 use crate::session::{Registered, Session};
@@ -23,7 +25,7 @@ pub(crate) async fn dial(context: &Context, view: &View, session: &Registered) -
         let lease = choose(context, view, &session.session, &tried)?;
         session.session.count(context);
         let endpoint = lease.index();
-        match until_aborted(&session.session, open(context, &session.session, endpoint)).await? {
+        match open(context, &session.session, endpoint).await? {
             Ok(socket) => return Ok((socket, lease)),
             Err(error) => {
                 note_failure(context, &session.session, endpoint, &error);
@@ -51,30 +53,38 @@ fn choose(context: &Context, view: &View, session: &Session, tried: &Tried) -> R
     }
 }
 
-async fn open(context: &Context, session: &Session, index: usize) -> io::Result<Socket> {
-    let pool = session.pool();
-    let target = match &pool.endpoints[index].address {
-        Address::Socket(address) => Target::Tcp(*address, &session.listener().endpoint_options),
-        Address::Unix(path) => Target::Unix(path),
-    };
+/// Connects to endpoint `index` of the session's pool. Written for a small future: every session holds one.
+async fn open(context: &Context, session: &Session, index: usize) -> Result<io::Result<Socket>, Reason> {
     session.tries();
     let begin = context.shared.now();
-    let connected = tokio::time::timeout(pool.connect_timeout, connect(target)).await;
-    let socket = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let connecting = match Connecting::begin(target(session, index)) {
+        Ok(connecting) => connecting,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut timer = pin!(sleep(session.pool().connect_timeout));
+    let connected = poll_fn(|cx| {
+        if let Poll::Ready(connected) = connecting.poll_connected(cx) {
+            return Poll::Ready(Ok(connected));
+        }
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(Err(io::ErrorKind::TimedOut.into())));
+        }
+        session.poll_aborted(cx.waker()).map(Err)
+    });
+    if let Err(error) = connected.await? {
+        return Ok(Err(error));
+    }
     let took = context.shared.now().saturating_sub(begin);
-    pool.connects.of(context.worker).add(took);
+    session.pool().connects.of(context.worker).add(took);
     session.connected(index, took);
-    Ok(socket)
+    Ok(Ok(connecting.into_socket()))
 }
 
-/// Runs `work` unless the session is told to end meanwhile.
-pub(crate) async fn until_aborted<T>(session: &Session, work: impl Future<Output = T>) -> Result<T, Reason> {
-    let mut work = std::pin::pin!(work);
-    poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => session.poll_aborted(cx.waker()).map(Err),
-    })
-    .await
+fn target(session: &Session, index: usize) -> Target<'_> {
+    match &session.pool().endpoints[index].address {
+        Address::Socket(address) => Target::Tcp(*address, &session.listener().endpoint_options),
+        Address::Unix(path) => Target::Unix(path),
+    }
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {

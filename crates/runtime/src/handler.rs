@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floodway_net::{Peer, Socket};
@@ -44,17 +45,23 @@ impl Flow {
     }
 }
 
-/// The places that a flow holds: in the process, at its listener, of its source.
+/// The places that a flow holds: in the process, at its listener, of its source. It lives as long as the flow, so it is also
+/// the witness of a panic: the event loop catches that and goes on, and whoever dropped the task's handle would not know.
 pub(crate) struct Room {
     pub(crate) view: Rc<View>,
     pub(crate) listener: usize,
     pub(crate) in_listener: bool,
     pub(crate) source: Option<IpAddr>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let context = &self.permit.0;
+            context.shared.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(worker = context.worker, "a bug of Floodway's ended one flow");
+        }
         let listener = &self.view.snapshot.listeners[self.listener];
         if let (true, Some(sessions)) = (self.in_listener, &listener.sessions) {
             sessions.give_back();

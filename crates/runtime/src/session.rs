@@ -10,6 +10,7 @@ use floodway_config::PoolId;
 use floodway_flow::{Direction, Reason};
 use floodway_net::Peer;
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::snapshot::{Endpoint, Listener, Pool};
 use crate::worker::{Context, View};
@@ -158,19 +159,12 @@ impl Session {
     }
 
     /// `bytes` were passed on.
-    pub(crate) fn moved(&self, context: &Context, direction: Direction, bytes: usize) {
-        let bytes = bytes as u64;
-        let cell = match direction {
+    pub(crate) fn passed(&self, direction: Direction, bytes: u64) {
+        let count = match direction {
             Direction::ToEndpoint => &self.to_endpoint,
             Direction::ToClient => &self.to_client,
         };
-        cell.set(cell.get() + bytes);
-        if let Some(lanes) = self.listener().traffic_to(PoolId(self.pool.get())) {
-            lanes.of(context.worker).bytes.of(direction).add(bytes);
-        }
-        if let Some(endpoint) = self.endpoint() {
-            endpoint.serving.of(context.worker).bytes.of(direction).add(bytes);
-        }
+        count.set(count.get() + bytes);
     }
 
     /// Asks the session to end; its task sees it at once.
@@ -221,11 +215,18 @@ const RECORDS_A_TURN: usize = 32;
 pub(crate) struct Sessions {
     live: RefCell<Slab<Rc<Session>>>,
     opened: Cell<u64>,
+    /// Told when there is a session again.
+    first: Notify,
 }
 
 impl Sessions {
     pub(crate) fn is_empty(&self) -> bool {
         self.live.borrow().is_empty()
+    }
+
+    /// Waits for a session where there is none.
+    pub(crate) async fn first(&self) {
+        self.first.notified().await;
     }
 
     /// Asks every session to end.
@@ -283,6 +284,9 @@ impl Registered {
             abort: Cell::new(None),
             waker: RefCell::new(None),
         });
+        if sessions.is_empty() {
+            sessions.first.notify_one();
+        }
         let key = sessions.live.borrow_mut().insert(Rc::clone(&session));
         Self { session, context, key, reason: Cell::new(None) }
     }

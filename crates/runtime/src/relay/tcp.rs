@@ -9,18 +9,20 @@ use std::rc::Rc;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
+use floodway_config::PoolId;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
 use floodway_net::{PIPE_BYTES, Pipe, Socket};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::counters::Failure;
-use crate::dial::{dial, until_aborted};
+use crate::counters::{Bytes, Failure};
+use crate::dial::dial;
 use crate::handler::{Flow, Handler};
 use crate::session::Session;
 use crate::snapshot::Listener;
 use crate::worker::Context;
 
-/// Steps of one flow before others of the worker have their turn: 32 times 64 KiB, or 256 KiB spliced.
+/// Bytes and steps of one flow before others of the worker have their turn: bulk must not make small messages wait.
+const BYTES_A_TURN: usize = 256 * 1024;
 const STEPS_A_TURN: u32 = 32;
 /// Between looks at what a side has not acknowledged: at first, while a delayed acknowledgement (40 ms, TCP_DELACK_MIN of
 /// Linux) may be all that is missing, and after that.
@@ -45,14 +47,15 @@ async fn serve(flow: Flow) {
     let (endpoint, lease) = match dial(&context, &view, &session).await {
         Ok(connected) => connected,
         Err(reason) => {
-            client.reset();
+            client.reset_when_closed();
+            drop(client);
             session.begun();
             drop(room);
             return session.end(reason);
         }
     };
     session.begun();
-    let reason = relay(&context, &session.session, client, endpoint).await;
+    let reason = relay(&context, &session.session, lease.index(), client, endpoint).await;
     if reason == Reason::ServerReset {
         session.session.pool().endpoints[lease.index()].serving.of(context.worker).failures(Failure::Reset).add(1);
     }
@@ -69,17 +72,51 @@ fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
     Timeouts { idle: of.idle, half_close: of.half_close, ends_at: of.lifetime.map(|lifetime| now + jitter(lifetime)) }
 }
 
-async fn relay(context: &Context, session: &Session, client: Socket, endpoint: Socket) -> Reason {
+async fn relay(context: &Context, session: &Session, index: usize, client: Socket, endpoint: Socket) -> Reason {
     let now = context.shared.now();
     let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
-    let mut pump =
-        Pump { context, session, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], timer_waits: false };
-    {
-        let mut timer = pin!(sleep_until(pump.deadline()));
-        // The budget of turns is our own; the event loop's would end a poll of the timer before it has registered.
-        tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx, timer.as_mut()))).await;
+    let mut pump = Pump {
+        context,
+        session,
+        meter: Meter::new(context, session, index),
+        client,
+        endpoint,
+        duplex,
+        held: [Held::Nothing, Held::Nothing],
+        allowance: 0,
+        timer_waits: false,
+    };
+    let mut timer = pin!(sleep_until(pump.deadline()));
+    // The budget of turns is our own; the event loop's would end a poll of the timer before it has registered.
+    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx, timer.as_mut()))).await;
+    pump.finish(timer).await
+}
+
+/// Where passed bytes are counted, found once for a session.
+struct Meter<'a> {
+    session: &'a Session,
+    traffic: Option<&'a Bytes>,
+    serving: &'a Bytes,
+}
+
+impl<'a> Meter<'a> {
+    fn new(context: &Context, session: &'a Session, endpoint: usize) -> Self {
+        let traffic = session.listener().traffic_to(PoolId(session.pool_index()));
+        Self {
+            session,
+            traffic: traffic.map(|lanes| &lanes.of(context.worker).bytes),
+            serving: &session.pool().endpoints[endpoint].serving.of(context.worker).bytes,
+        }
     }
-    pump.finish().await
+
+    fn passed(&self, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        self.session.passed(direction, bytes);
+        if let Some(traffic) = self.traffic {
+            traffic.of(direction).add(bytes);
+        }
+        self.serving.of(direction).add(bytes);
+    }
 }
 
 /// What a direction has read and not written.
@@ -96,11 +133,14 @@ enum Held {
 struct Pump<'a> {
     context: &'a Context,
     session: &'a Session,
+    meter: Meter<'a>,
     client: Socket,
     endpoint: Socket,
     duplex: Duplex,
     /// By direction, in the order of [`Direction::BOTH`].
     held: [Held; 2],
+    /// Bytes that may still be passed on in this turn.
+    allowance: usize,
     /// Whether the timer knows this task: it need not be asked again before it is over.
     timer_waits: bool,
 }
@@ -114,13 +154,14 @@ impl Pump<'_> {
         }
         let now = self.context.shared.now();
         let mut steps = STEPS_A_TURN;
+        self.allowance = BYTES_A_TURN;
         loop {
             let went_on = Direction::BOTH.map(|direction| self.step(direction, cx, now));
             if went_on == [false, false] {
                 break;
             }
             steps -= 1;
-            if steps == 0 {
+            if steps == 0 || self.allowance == 0 {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -287,7 +328,8 @@ impl Pump<'_> {
             if self.duplex.medium(direction) != medium {
                 self.context.shared.switches.of(self.context.worker).add(1);
             }
-            self.session.moved(self.context, direction, bytes);
+            self.meter.passed(direction, bytes);
+            self.allowance = self.allowance.saturating_sub(bytes);
         }
     }
 
@@ -312,20 +354,20 @@ impl Pump<'_> {
     }
 
     /// Ends both sockets as the session ended.
-    async fn finish(mut self) -> Reason {
+    async fn finish(&mut self, timer: Pin<&mut Sleep>) -> Reason {
         for direction in Direction::BOTH {
             self.let_go(direction);
         }
         if let Some(Ending::Drain(side)) = self.duplex.ending() {
-            self.drain(side).await;
+            self.drain(side, timer).await;
         }
         let reason = self.duplex.reason().unwrap_or(Reason::InternalError);
         match self.duplex.ending() {
-            Some(Ending::Reset(Side::Client)) => self.client.reset(),
-            Some(Ending::Reset(Side::Endpoint)) => self.endpoint.reset(),
+            Some(Ending::Reset(Side::Client)) => self.client.reset_when_closed(),
+            Some(Ending::Reset(Side::Endpoint)) => self.endpoint.reset_when_closed(),
             Some(Ending::Abort) => {
-                self.client.reset();
-                self.endpoint.reset();
+                self.client.reset_when_closed();
+                self.endpoint.reset_when_closed();
             }
             Some(Ending::Close | Ending::Drain(_)) | None => {}
         }
@@ -334,7 +376,7 @@ impl Pump<'_> {
 
     /// Waits until `side` has acknowledged everything: a reset would throw away what it has not. There is no event for that,
     /// so we look, ever less often; in most cases once.
-    async fn drain(&mut self, side: Side) {
+    async fn drain(&mut self, side: Side, mut timer: Pin<&mut Sleep>) {
         for look in 0u32.. {
             let now = self.context.shared.now();
             self.duplex.queued(self.socket(side).unacknowledged(), now);
@@ -347,7 +389,12 @@ impl Pump<'_> {
                 1..SHORT_LOOKS => SHORT_LOOK,
                 _ => LONG_LOOK,
             };
-            if let Err(reason) = until_aborted(self.session, sleep(pause)).await {
+            timer.as_mut().reset(Instant::now() + pause);
+            let waited = poll_fn(|cx| match self.session.poll_aborted(cx.waker()) {
+                Poll::Ready(reason) => Poll::Ready(Some(reason)),
+                Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+            });
+            if let Some(reason) = waited.await {
                 self.duplex.abort(reason);
             }
         }
