@@ -1,5 +1,6 @@
 //! The proxies, each with the configuration that its own documentation would give for this job.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,7 +67,10 @@ impl Proxy {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The connection that found it listening is closed by now, and nothing else has happened.
+        // What it runs is in memory now, and nothing else has happened.
+        for _ in 0..16 {
+            warm_up(front)?;
+        }
         let fresh = crate::measure::pss(child.id());
         Ok(Self { name, version, front, fresh, child, _folder: folder })
     }
@@ -74,6 +78,13 @@ impl Proxy {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// A connection that is used for a byte.
+fn warm_up(front: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(front)?;
+    stream.write_all(&[crate::server::ECHO, b'x'])?;
+    Ok(stream.read_exact(&mut [0])?)
 }
 
 impl Drop for Proxy {

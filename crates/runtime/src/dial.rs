@@ -2,14 +2,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::task::Poll;
 
 use floodway_balance::{Lease, Refusal, Tried};
 use floodway_config::Address;
 use floodway_flow::Reason;
 use floodway_net::{Connecting, Socket, Target};
-use tokio::time::sleep;
 
 use crate::counters::Failure;
 use crate::session::{Registered, Session};
@@ -61,12 +59,12 @@ async fn open(context: &Context, session: &Session, index: usize) -> Result<io::
         Ok(connecting) => connecting,
         Err(error) => return Ok(Err(error)),
     };
-    let mut timer = pin!(sleep(session.pool().connect_timeout));
+    session.wake_at(begin.checked_add(session.pool().connect_timeout));
     let connected = poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.poll_connected(cx) {
             return Poll::Ready(Ok(connected));
         }
-        if timer.as_mut().poll(cx).is_ready() {
+        if session.is_due(context.shared.now()) {
             return Poll::Ready(Ok(Err(io::ErrorKind::TimedOut.into())));
         }
         session.poll_aborted(cx.waker()).map(Err)

@@ -109,6 +109,8 @@ pub(crate) struct Session {
     /// Set from outside to end it; the waker is its task's.
     abort: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
+    /// When its task is to be woken because of the time.
+    due: Cell<Duration>,
 }
 
 impl Session {
@@ -175,6 +177,17 @@ impl Session {
         }
     }
 
+    /// Has its task woken at `time`, or a beat later ([`Sessions::beat`]); `None` is never. It may be told anew as often as
+    /// one likes: that costs nothing.
+    pub(crate) fn wake_at(&self, time: Option<Duration>) {
+        self.due.set(time.unwrap_or(Duration::MAX));
+    }
+
+    /// Whether its time has come.
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        now >= self.due.get()
+    }
+
     /// Whether it was asked to end. Registers the task to be woken when it is.
     pub(crate) fn poll_aborted(&self, waker: &Waker) -> Poll<Reason> {
         if let Some(reason) = self.abort.get() {
@@ -227,6 +240,16 @@ impl Sessions {
     /// Waits for a session where there is none.
     pub(crate) async fn first(&self) {
         self.first.notified().await;
+    }
+
+    /// Wakes the sessions whose time has come. A walk over all of them, some times a second, is cheaper than a timer each:
+    /// hardly one ever comes to its end, and each would be set and taken back twice a connection.
+    pub(crate) fn beat(&self, now: Duration) {
+        for (_, session) in self.live.borrow().iter().filter(|(_, session)| session.is_due(now)) {
+            if let Some(waker) = session.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
     }
 
     /// Asks every session to end.
@@ -283,6 +306,7 @@ impl Registered {
             error: RefCell::new(None),
             abort: Cell::new(None),
             waker: RefCell::new(None),
+            due: Cell::new(Duration::MAX),
         });
         if sessions.is_empty() {
             sessions.first.notify_one();

@@ -24,8 +24,8 @@ pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 /// Empty buffers that a worker keeps for the next direction that needs one; pipes as well, but no more than leaves half of
 /// all pipes to whoever needs one now.
 const MOST_IDLE: usize = 32;
-/// Between two beats of the pacemaker; nearer than any usual timeout.
-const PACE: Duration = Duration::from_millis(100);
+/// Between two looks at the deadlines of sessions: how late a timeout may come.
+const BEAT: Duration = Duration::from_millis(50);
 /// How long sessions that were told to end may take; they need one turn of the loop.
 const LAST_TURNS: Duration = Duration::from_secs(5);
 
@@ -199,14 +199,14 @@ async fn serve<H: Handler>(
     }
 }
 
-/// Keeps a timer of the event loop near while there are sessions. Each timer that is nearer than all others costs a system
-/// call to wake the loop, which would be two a connection: to connect, and once it is half closed.
+/// Looks at the deadlines of sessions while there are any.
 async fn pacemaker(context: Rc<Context>) {
     loop {
         if context.sessions.is_empty() {
             context.sessions.first().await;
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(BEAT).await;
+        context.sessions.beat(context.shared.now());
     }
 }
 

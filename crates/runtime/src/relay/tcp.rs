@@ -4,7 +4,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use floodway_config::PoolId;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
 use floodway_net::{PIPE_BYTES, Pipe, Socket};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::sleep;
 
 use crate::counters::{Bytes, Failure};
 use crate::dial::dial;
@@ -84,12 +83,10 @@ async fn relay(context: &Context, session: &Session, index: usize, client: Socke
         duplex,
         held: [Held::Nothing, Held::Nothing],
         allowance: 0,
-        timer_waits: false,
     };
-    let mut timer = pin!(sleep_until(pump.deadline()));
-    // The budget of turns is our own; the event loop's would end a poll of the timer before it has registered.
-    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx, timer.as_mut()))).await;
-    pump.finish(timer).await
+    // The budget of turns is our own.
+    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
+    pump.finish().await
 }
 
 /// Where passed bytes are counted, found once for a session.
@@ -141,18 +138,22 @@ struct Pump<'a> {
     held: [Held; 2],
     /// Bytes that may still be passed on in this turn.
     allowance: usize,
-    /// Whether the timer knows this task: it need not be asked again before it is over.
-    timer_waits: bool,
 }
 
 impl Pump<'_> {
     /// Serves both directions until neither can go on; ready when the session is at its end.
-    fn poll(&mut self, cx: &mut Cx<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Cx<'_>) -> Poll<()> {
         if let Poll::Ready(reason) = self.session.poll_aborted(cx.waker()) {
             self.duplex.abort(reason);
             return Poll::Ready(());
         }
         let now = self.context.shared.now();
+        if self.session.is_due(now) {
+            self.duplex.on_time(now);
+            if self.duplex.wants_look() {
+                self.look(now);
+            }
+        }
         let mut steps = STEPS_A_TURN;
         self.allowance = BYTES_A_TURN;
         loop {
@@ -169,32 +170,7 @@ impl Pump<'_> {
         if self.duplex.ending().is_some() {
             return Poll::Ready(());
         }
-        self.poll_time(cx, timer)
-    }
-
-    /// The timer is set anew only when it is over or when the deadline came nearer: as bytes move the deadline goes away
-    /// from it, and that costs nothing.
-    fn poll_time(&mut self, cx: &mut Cx<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        if self.deadline() < timer.deadline() {
-            timer.as_mut().reset(self.deadline());
-            self.timer_waits = false;
-        }
-        while !self.timer_waits || timer.is_elapsed() {
-            if timer.as_mut().poll(cx).is_pending() {
-                self.timer_waits = true;
-                break;
-            }
-            let now = self.context.shared.now();
-            self.duplex.on_time(now);
-            if self.duplex.wants_look() {
-                self.look(now);
-            }
-            if self.duplex.ending().is_some() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(self.deadline());
-            self.timer_waits = false;
-        }
+        self.session.wake_at(self.duplex.deadline());
         Poll::Pending
     }
 
@@ -208,13 +184,6 @@ impl Pump<'_> {
             }
         }
         self.duplex.looked(now);
-    }
-
-    fn deadline(&self) -> Instant {
-        /// Long enough to be never, short enough for the timer.
-        const NEVER: Duration = Duration::from_secs(10 * 365 * 86400);
-        let at = self.duplex.deadline().unwrap_or(NEVER).min(NEVER);
-        Instant::from_std(self.context.shared.started + at)
     }
 
     /// Does what `direction` needs next, once. False if it must wait, or has nothing left to do.
@@ -354,12 +323,13 @@ impl Pump<'_> {
     }
 
     /// Ends both sockets as the session ended.
-    async fn finish(&mut self, timer: Pin<&mut Sleep>) -> Reason {
+    async fn finish(&mut self) -> Reason {
+        self.session.wake_at(None);
         for direction in Direction::BOTH {
             self.let_go(direction);
         }
         if let Some(Ending::Drain(side)) = self.duplex.ending() {
-            self.drain(side, timer).await;
+            self.drain(side).await;
         }
         let reason = self.duplex.reason().unwrap_or(Reason::InternalError);
         match self.duplex.ending() {
@@ -376,7 +346,7 @@ impl Pump<'_> {
 
     /// Waits until `side` has acknowledged everything: a reset would throw away what it has not. There is no event for that,
     /// so we look, ever less often; in most cases once.
-    async fn drain(&mut self, side: Side, mut timer: Pin<&mut Sleep>) {
+    async fn drain(&mut self, side: Side) {
         for look in 0u32.. {
             let now = self.context.shared.now();
             self.duplex.queued(self.socket(side).unacknowledged(), now);
@@ -389,7 +359,8 @@ impl Pump<'_> {
                 1..SHORT_LOOKS => SHORT_LOOK,
                 _ => LONG_LOOK,
             };
-            timer.as_mut().reset(Instant::now() + pause);
+            // In a box: few sessions come here, and all would carry it.
+            let mut timer = Box::pin(sleep(pause));
             let waited = poll_fn(|cx| match self.session.poll_aborted(cx.waker()) {
                 Poll::Ready(reason) => Poll::Ready(Some(reason)),
                 Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
