@@ -26,7 +26,7 @@ mod tree;
 
 pub use address::{Address, BindAddress};
 pub use effective::effective;
-pub use load::{Files, Loaded, load};
+pub use load::{Files, Loaded, OneText, load};
 pub use problem::{Problem, Problems, Severity};
 pub use schema::{keys_markdown, schema};
 pub use source::{Sources, Span};

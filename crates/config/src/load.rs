@@ -25,6 +25,24 @@ pub trait Files {
     fn variable(&self, name: &str) -> Option<String>;
 }
 
+/// One text instead of every file: a configuration that a program has put together.
+#[derive(Clone, Debug)]
+pub struct OneText(pub String);
+
+impl Files for OneText {
+    fn read(&self, _: &Path) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+
+    fn matching(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
+        Ok(Vec::new())
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
 /// A tree in its final form, as far as it could be made, and what was found on the way.
 #[derive(Debug)]
 pub struct Loaded {

@@ -41,23 +41,6 @@ impl Files for RealFiles {
     }
 }
 
-/// One text instead of every file: a configuration that was put together by the program itself.
-pub(crate) struct OneText(pub(crate) String);
-
-impl Files for OneText {
-    fn read(&self, _: &Path) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-
-    fn matching(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
-        Ok(Vec::new())
-    }
-
-    fn variable(&self, _: &str) -> Option<String> {
-        None
-    }
-}
-
 fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or folder".into(),

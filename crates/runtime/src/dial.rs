@@ -10,25 +10,25 @@ use floodway_flow::Reason;
 use floodway_net::{Connecting, Socket, Target};
 
 use crate::counters::Failure;
-use crate::session::{Registered, Session};
-use crate::worker::{Context, View};
+use crate::session::Session;
+use crate::worker::Context;
 
 /// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects.
 ///
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full, or it was told to end.
-pub(crate) async fn dial(context: &Context, view: &View, session: &Registered) -> Result<(Socket, Lease), Reason> {
+pub(crate) async fn dial(context: &Context, session: &Session) -> Result<(Socket, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
-        let lease = choose(context, view, &session.session, &tried)?;
-        session.session.count(context);
+        let lease = choose(context, session, &tried)?;
+        session.count(context);
         let endpoint = lease.index();
-        match open(context, &session.session, endpoint).await? {
+        match open(context, session, endpoint).await? {
             Ok(socket) => return Ok((socket, lease)),
             Err(error) => {
-                note_failure(context, &session.session, endpoint, &error);
+                note_failure(context, session, endpoint, &error);
                 tried.add(endpoint);
-                if tried.len() > session.session.pool().retries as usize {
+                if tried.len() > session.pool().retries as usize {
                     return Err(Reason::ConnectFailed);
                 }
             }
@@ -37,9 +37,9 @@ pub(crate) async fn dial(context: &Context, view: &View, session: &Registered) -
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
-fn choose(context: &Context, view: &View, session: &Session, tried: &Tried) -> Result<Lease, Reason> {
+fn choose(context: &Context, session: &Session, tried: &Tried) -> Result<Lease, Reason> {
     loop {
-        let picked = view.pickers[session.pool_index()].borrow_mut().pick(tried, context.random());
+        let picked = session.view.pickers[session.pool_index()].borrow_mut().pick(tried, context.random());
         match (picked, session.pool().fallback) {
             (Ok(lease), _) => return Ok(lease),
             // Once an endpoint was tried the session stays with its pool: the next index would name another server.

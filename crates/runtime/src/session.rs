@@ -93,7 +93,7 @@ pub trait SessionLog: Send + Sync + 'static {
 /// A live session. Only its worker touches it.
 pub(crate) struct Session {
     id: SessionId,
-    view: Rc<View>,
+    pub(crate) view: Rc<View>,
     listener: usize,
     pub(crate) source: Peer,
     accepted: Duration,
@@ -272,7 +272,7 @@ impl Sessions {
 /// reason that can only be a panic or the end of the worker.
 pub(crate) struct Registered {
     pub(crate) session: Rc<Session>,
-    context: Rc<Context>,
+    pub(crate) context: Rc<Context>,
     key: usize,
     reason: Cell<Option<Reason>>,
 }

@@ -5,29 +5,13 @@
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_config::{Files, Limits};
+use floodway_config::{Limits, OneText};
 use floodway_net::Place;
 use floodway_runtime::{Flow, Handler, Record, Server, SessionLog, TcpRelay};
-
-struct Text(String);
-
-impl Files for Text {
-    fn read(&self, _: &Path) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-
-    fn matching(&self, _: &Path) -> Result<Vec<PathBuf>, String> {
-        Ok(Vec::new())
-    }
-
-    fn variable(&self, _: &str) -> Option<String> {
-        None
-    }
-}
 
 struct Silent;
 
@@ -74,7 +58,7 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
         "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p, limits: {{ sessions: 100 }} }} }}\npools: {{ p: {{ endpoints: \"{}\" }} }}\nruntime: {{ workers: 2 }}\n",
         echo()
     );
-    let config = floodway_config::read(Path::new("f"), &Text(text), &Limits::default()).unwrap().config;
+    let config = floodway_config::read(Path::new("f"), &OneText(text), &Limits::default()).unwrap().config;
     let server = Server::bind(config, 1024).unwrap();
     let Some((_, Place::Tcp(_, port))) = server.places().next() else { panic!("no port") };
     let front = SocketAddr::from(([127, 0, 0, 1], *port));

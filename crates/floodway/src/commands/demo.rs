@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use floodway_config::OneText;
 use floodway_runtime::{EndpointState, Running, Server, SessionLog, TcpRelay};
 use tokio::runtime::LocalRuntime;
 
 use crate::Exit;
 use crate::cli::DemoArgs;
-use crate::files::OneText;
 use clients::Clients;
 use endpoints::Echo;
 use report::Report;

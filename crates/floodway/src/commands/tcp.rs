@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
+use floodway_config::OneText;
 use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{LogFormat, TcpArgs};
-use crate::files::OneText;
 
 pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
     super::run_checked(super::read(Path::new("command line"), &OneText(text(args))))

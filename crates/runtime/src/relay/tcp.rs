@@ -4,7 +4,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::rc::Rc;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
@@ -35,32 +34,36 @@ const LONG_LOOK: Duration = Duration::from_millis(50);
 pub struct TcpRelay;
 
 impl Handler for TcpRelay {
+    /// Written for a small future, since every session holds one: what it captures is used in its place, and not moved into
+    /// the futures of functions.
     fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static {
-        serve(flow)
-    }
-}
-
-async fn serve(flow: Flow) {
-    let (context, view) = (Rc::clone(&flow.context), Rc::clone(&flow.view));
-    let (session, client, room) = flow.begin();
-    let (endpoint, lease) = match dial(&context, &view, &session).await {
-        Ok(connected) => connected,
-        Err(reason) => {
-            client.reset_when_closed();
-            drop(client);
-            session.begun();
-            drop(room);
-            return session.end(reason);
+        let (registered, client, room) = flow.begin();
+        async move {
+            let (context, session) = (&*registered.context, &*registered.session);
+            let reason = match dial(context, session).await {
+                Ok((endpoint, lease)) => {
+                    registered.begun();
+                    let mut pump = Pump::new(context, session, lease.index(), &client, &endpoint);
+                    // The budget of turns is our own.
+                    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
+                    let reason = pump.finish().await;
+                    if reason == Reason::ServerReset {
+                        let serving = &session.pool().endpoints[lease.index()].serving;
+                        serving.of(context.worker).failures(Failure::Reset).add(1);
+                    }
+                    reason
+                }
+                Err(reason) => {
+                    client.reset_when_closed();
+                    registered.begun();
+                    reason
+                }
+            };
+            // The sockets are closed and the places free before the end is told: who saw the end may count on them.
+            drop((client, room));
+            registered.end(reason);
         }
-    };
-    session.begun();
-    let reason = relay(&context, &session.session, lease.index(), client, endpoint).await;
-    if reason == Reason::ServerReset {
-        session.session.pool().endpoints[lease.index()].serving.of(context.worker).failures(Failure::Reset).add(1);
     }
-    // The places are free before the end is told: who saw the end may count on them.
-    drop((lease, room));
-    session.end(reason);
 }
 
 fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
@@ -69,24 +72,6 @@ fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
     let jitter =
         |lifetime: Duration| lifetime - lifetime.mul_f64((context.random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0);
     Timeouts { idle: of.idle, half_close: of.half_close, ends_at: of.lifetime.map(|lifetime| now + jitter(lifetime)) }
-}
-
-async fn relay(context: &Context, session: &Session, index: usize, client: Socket, endpoint: Socket) -> Reason {
-    let now = context.shared.now();
-    let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
-    let mut pump = Pump {
-        context,
-        session,
-        meter: Meter::new(context, session, index),
-        client,
-        endpoint,
-        duplex,
-        held: [Held::Nothing, Held::Nothing],
-        allowance: 0,
-    };
-    // The budget of turns is our own.
-    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
-    pump.finish().await
 }
 
 /// Where passed bytes are counted, found once for a session.
@@ -131,8 +116,8 @@ struct Pump<'a> {
     context: &'a Context,
     session: &'a Session,
     meter: Meter<'a>,
-    client: Socket,
-    endpoint: Socket,
+    client: &'a Socket,
+    endpoint: &'a Socket,
     duplex: Duplex,
     /// By direction, in the order of [`Direction::BOTH`].
     held: [Held; 2],
@@ -140,7 +125,14 @@ struct Pump<'a> {
     allowance: usize,
 }
 
-impl Pump<'_> {
+impl<'a> Pump<'a> {
+    fn new(context: &'a Context, session: &'a Session, index: usize, client: &'a Socket, endpoint: &'a Socket) -> Self {
+        let now = context.shared.now();
+        let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
+        let meter = Meter::new(context, session, index);
+        Self { context, session, meter, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], allowance: 0 }
+    }
+
     /// Serves both directions until neither can go on; ready when the session is at its end.
     fn poll(&mut self, cx: &mut Cx<'_>) -> Poll<()> {
         if let Poll::Ready(reason) = self.session.poll_aborted(cx.waker()) {
@@ -251,10 +243,7 @@ impl Pump<'_> {
     }
 
     fn write(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
-        let sink = match direction.sink() {
-            Side::Client => &self.client,
-            Side::Endpoint => &self.endpoint,
-        };
+        let sink = self.socket(direction.sink());
         let written = match &mut self.held[lane(direction)] {
             Held::Nothing => return false,
             Held::Buffer { bytes, start } => sink.poll_write(cx, &bytes[*start..]).map_ok(|n| {
@@ -315,10 +304,10 @@ impl Pump<'_> {
         }
     }
 
-    fn socket(&self, side: Side) -> &Socket {
+    fn socket(&self, side: Side) -> &'a Socket {
         match side {
-            Side::Client => &self.client,
-            Side::Endpoint => &self.endpoint,
+            Side::Client => self.client,
+            Side::Endpoint => self.endpoint,
         }
     }
 
