@@ -142,8 +142,9 @@ fn the_demo_tells_what_happened() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let number = |key: &str| report[key].as_u64().unwrap_or_else(|| panic!("{key} of {report}"));
     assert!(number("sessions") > 100);
-    assert_eq!(number("sessions_not_served"), 0, "nobody was turned away");
-    assert!(number("sessions_cut") <= number("sessions_held_by_stopped_endpoint"));
+    assert_eq!(number("sessions_turned_away"), 0, "{report}");
+    // Whatever a client saw was a session that the stopped endpoint had.
+    assert!(number("errors") <= number("sessions_cut"), "{report}");
     let served = report["served"].as_object().unwrap();
     assert!(served.len() == 3 && served.values().all(|n| n.as_u64().unwrap() > 20), "{report}");
     assert!(number("left_after_ms") < 5000 && number("returned_after_ms") < 5000);

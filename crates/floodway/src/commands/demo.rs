@@ -10,11 +10,13 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use floodway_config::OneText;
-use floodway_runtime::{EndpointState, Running, Server, SessionLog, TcpRelay};
+use floodway_flow::Reason;
+use floodway_runtime::{EndpointState, Event, Record, Running, Server, SessionLog, TcpRelay};
 use tokio::runtime::LocalRuntime;
 
 use crate::Exit;
@@ -48,7 +50,8 @@ async fn show(args: &DemoArgs) -> anyhow::Result<Report> {
     if !args.json {
         super::print(&format!("{text}\n"))?;
     }
-    let running = balancer(text)?;
+    let ends = Arc::new(Ends::default());
+    let running = balancer(text, Arc::clone(&ends))?;
     let clients = Clients::start(front);
     let mut show = Show { running: &running, clients: &clients, begin: Instant::now(), quiet: args.json, last_line: 0 };
     let (whole, stop_at, back_at) =
@@ -57,7 +60,7 @@ async fn show(args: &DemoArgs) -> anyhow::Result<Report> {
     show.until(Duration::from_millis(stop_at)).await?;
     show.say(&format!("endpoint `{}` is stopped: its listener is closed, its sessions are reset", NAMES[STOPPED]))?;
     let stopped = Instant::now();
-    report.sessions_reset = endpoints[STOPPED].stop();
+    endpoints[STOPPED].stop();
     report.left_after = show.wait_state(EndpointState::Down, stopped).await?;
     show.until(Duration::from_millis(back_at)).await?;
     show.say(&format!("endpoint `{}` is back", NAMES[STOPPED]))?;
@@ -67,6 +70,8 @@ async fn show(args: &DemoArgs) -> anyhow::Result<Report> {
     show.until(whole).await?;
     show.end_line()?;
     report.add_clients(&clients.stop());
+    report.cut = ends.cut.load(Ordering::Relaxed);
+    report.turned_away = ends.turned_away.load(Ordering::Relaxed);
     report.add_shares(&NAMES, &endpoints);
     running.shut_down(Duration::ZERO, Duration::from_secs(2), std::future::pending()).await;
     Ok(report)
@@ -88,17 +93,31 @@ fn configuration(front: SocketAddr, endpoints: &[Echo]) -> String {
     text
 }
 
-fn balancer(text: String) -> anyhow::Result<Running> {
+fn balancer(text: String, ends: Arc<Ends>) -> anyhow::Result<Running> {
     let checked = super::read(Path::new("demo.yaml"), &OneText(text))
         .map_err(|rejected| anyhow!("{}", rejected.problems.render(&rejected.sources, false)))?;
     let open_files = floodway_net::raise_open_files().context("cannot read the limit of open files")?;
-    Ok(Server::bind(checked.config, open_files)?.start(&TcpRelay, Arc::new(Silent))?)
+    Ok(Server::bind(checked.config, open_files)?.start(&TcpRelay, ends)?)
 }
 
-struct Silent;
+/// Counts ends that are not the clients' own doing. Relaxed: counts.
+#[derive(Default)]
+struct Ends {
+    /// Ended by the endpoint that was stopped.
+    cut: AtomicU64,
+    /// Never connected to any endpoint.
+    turned_away: AtomicU64,
+}
 
-impl SessionLog for Silent {
-    fn record(&self, _: &floodway_runtime::Record<'_>) {}
+impl SessionLog for Ends {
+    fn record(&self, record: &Record<'_>) {
+        let Event::End(reason) = record.event else { return };
+        if record.endpoint.is_none() {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+        } else if record.endpoint.is_some_and(|e| e.name == NAMES[STOPPED]) && reason != Reason::ClientClosed {
+            self.cut.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Shows progress: one line that changes on a terminal, a line a second elsewhere.

@@ -44,9 +44,9 @@ impl Echo {
         self.shared.served.load(Ordering::Relaxed)
     }
 
-    /// Stops listening and resets its sessions, as a process that is killed; gives how many there were.
-    pub(super) fn stop(&mut self) -> usize {
-        let Some(thread) = self.thread.take() else { return 0 };
+    /// Stops listening and resets its sessions, as a process that is killed.
+    pub(super) fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         self.shared.stop.store(true, Ordering::SeqCst);
         // Wakes the thread that accepts.
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
@@ -56,7 +56,6 @@ impl Echo {
             // Unread bytes make the kernel reset the connection; either end is an error to whoever waits for an answer.
             let _ = stream.shutdown(Shutdown::Both);
         }
-        live.len()
     }
 
     pub(super) fn restart(&mut self) -> io::Result<()> {

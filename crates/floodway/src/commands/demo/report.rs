@@ -9,18 +9,20 @@ use super::endpoints::Echo;
 
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    pub(super) sessions_reset: usize,
+    /// Sessions that the stopped endpoint ended, as the balancer recorded them.
+    pub(super) cut: u64,
+    /// Sessions that no endpoint was connected for, as the balancer recorded them.
+    pub(super) turned_away: u64,
     pub(super) left_after: Duration,
     pub(super) returned_after: Duration,
     sessions: u64,
-    cut: u64,
-    not_served: u64,
+    errors: u64,
     shares: Vec<(&'static str, u64)>,
 }
 
 impl Report {
     pub(super) fn add_clients(&mut self, seen: &Seen) {
-        (self.sessions, self.cut, self.not_served) = (seen.sessions, seen.cut, seen.not_served);
+        (self.sessions, self.errors) = (seen.sessions, seen.errors);
     }
 
     pub(super) fn add_shares(&mut self, names: &[&'static str], endpoints: &[Echo]) {
@@ -31,9 +33,9 @@ impl Report {
         let served: u64 = self.shares.iter().map(|(_, n)| n).sum();
         let mut rows = vec![
             ("sessions".to_owned(), self.sessions.to_string()),
-            ("errors seen by clients".to_owned(), (self.cut + self.not_served).to_string()),
-            ("  cut with the stopped endpoint".to_owned(), format!("{} (it held {})", self.cut, self.sessions_reset)),
-            ("  not served at all".to_owned(), self.not_served.to_string()),
+            ("errors seen by clients".to_owned(), self.errors.to_string()),
+            ("sessions cut with the endpoint".to_owned(), self.cut.to_string()),
+            ("sessions turned away".to_owned(), self.turned_away.to_string()),
         ];
         for (name, n) in &self.shares {
             rows.push((format!("share of `{name}`"), format!("{:.1} %", 100.0 * *n as f64 / served.max(1) as f64)));
@@ -48,10 +50,9 @@ impl Report {
     pub(super) fn json(&self) -> Value {
         json!({
             "sessions": self.sessions,
-            "errors": self.cut + self.not_served,
+            "errors": self.errors,
             "sessions_cut": self.cut,
-            "sessions_not_served": self.not_served,
-            "sessions_held_by_stopped_endpoint": self.sessions_reset,
+            "sessions_turned_away": self.turned_away,
             "served": self.shares.iter().map(|(name, n)| ((*name).to_owned(), Value::from(*n))).collect::<serde_json::Map<_, _>>(),
             "left_after_ms": u64::try_from(self.left_after.as_millis()).unwrap_or(u64::MAX),
             "returned_after_ms": u64::try_from(self.returned_after.as_millis()).unwrap_or(u64::MAX),
