@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use floodway_config::{Files, Limits, effective, load, read};
+use floodway_config::{Files, Limits, effective, read};
 use libfuzzer_sys::fuzz_target;
 
 /// The text is every file there is: it can include itself, and fill itself in.
@@ -28,8 +28,8 @@ fuzz_target!(|text: &str| {
     match read(Path::new("fuzz.yaml"), &files, &Limits { open_files: Some(1024) }) {
         Ok(checked) => {
             let _ = checked.warnings.render(&checked.sources, false);
-            let _ = effective(&load(Path::new("fuzz.yaml"), &files), false);
-            let _ = effective(&load(Path::new("fuzz.yaml"), &files), true);
+            let _ = effective(&checked, false);
+            let _ = effective(&checked, true);
         }
         Err(rejected) => {
             assert!(rejected.problems.has_errors());

@@ -2,42 +2,42 @@
 
 use serde_json::{Map, Value as Json};
 
-use crate::load::Loaded;
 use crate::tree::{Node, Origin, Value};
+use crate::{Checked, Sources};
 
 /// Prints the effective configuration as YAML with a comment for each value's origin, or as JSON where each leaf is
-/// `{ "value", "origin" }`. What came from `${…}` is shown as it was typed. `None` if there is no tree to show.
+/// `{ "value", "origin" }`. What came from `${…}` is shown as it was typed.
 #[must_use]
-pub fn effective(loaded: &Loaded, as_json: bool) -> Option<String> {
-    let mut root = loaded.root.clone()?;
+pub fn effective(checked: &Checked, as_json: bool) -> String {
+    let (mut root, sources) = (checked.root.clone(), &checked.sources);
     if let Value::Map(entries) = &mut root.value {
         entries.retain(|(k, _)| k.text != "include");
     }
     if as_json {
-        return serde_json::to_string_pretty(&json(&root, loaded)).ok();
+        return serde_json::to_string_pretty(&json(&root, sources)).unwrap_or_default();
     }
     let mut out = String::new();
-    yaml(&mut out, &root, 0, loaded);
-    Some(out)
+    yaml(&mut out, &root, 0, sources);
+    out
 }
 
-fn origin(node: &Node, loaded: &Loaded) -> String {
+fn origin(node: &Node, sources: &Sources) -> String {
     match node.origin {
-        Origin::File => loaded.sources.place(node.span),
-        Origin::Defaults => format!("defaults, {}", loaded.sources.place(node.span)),
+        Origin::File => sources.place(node.span),
+        Origin::Defaults => format!("defaults, {}", sources.place(node.span)),
         Origin::BuiltIn => "default".into(),
     }
 }
 
-fn json(node: &Node, loaded: &Loaded) -> Json {
+fn json(node: &Node, sources: &Sources) -> Json {
     match &node.value {
-        Value::Map(entries) => Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v, loaded))).collect()),
-        Value::List(items) => Json::Array(items.iter().map(|i| json(i, loaded)).collect()),
+        Value::Map(entries) => Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v, sources))).collect()),
+        Value::List(items) => Json::Array(items.iter().map(|i| json(i, sources)).collect()),
         Value::Null | Value::Bad => Json::Null,
         Value::Text(_) => {
             let mut leaf = Map::new();
             leaf.insert("value".into(), node.shown().into());
-            leaf.insert("origin".into(), origin(node, loaded).into());
+            leaf.insert("origin".into(), origin(node, sources).into());
             Json::Object(leaf)
         }
     }
@@ -46,14 +46,14 @@ fn json(node: &Node, loaded: &Loaded) -> Json {
 /// Where the comments begin.
 const COMMENTS: usize = 56;
 
-fn yaml(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
+fn yaml(out: &mut String, node: &Node, depth: usize, sources: &Sources) {
     match &node.value {
         Value::Map(entries) => {
             for (i, (key, value)) in entries.iter().enumerate() {
                 // The first key of a map in a list stands on the line of its dash.
                 let indent = if i == 0 && out.ends_with("- ") { String::new() } else { "  ".repeat(depth) };
                 out.push_str(&format!("{indent}{}:", quoted(&key.text)));
-                nested(out, value, depth + 1, loaded);
+                nested(out, value, depth + 1, sources);
             }
         }
         Value::List(items) => {
@@ -62,9 +62,9 @@ fn yaml(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
                 match &item.value {
                     Value::Map(entries) if !entries.is_empty() => {
                         out.push(' ');
-                        yaml(out, item, depth + 1, loaded);
+                        yaml(out, item, depth + 1, sources);
                     }
-                    _ => nested(out, item, depth + 1, loaded),
+                    _ => nested(out, item, depth + 1, sources),
                 }
             }
         }
@@ -73,20 +73,20 @@ fn yaml(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
 }
 
 /// What follows a key or a dash, from the same line on.
-fn nested(out: &mut String, node: &Node, depth: usize, loaded: &Loaded) {
+fn nested(out: &mut String, node: &Node, depth: usize, sources: &Sources) {
     match &node.value {
         Value::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
         Value::List(items) if items.is_empty() => out.push_str(" []\n"),
         Value::Map(_) | Value::List(_) => {
             out.push('\n');
-            yaml(out, node, depth, loaded);
+            yaml(out, node, depth, sources);
         }
         _ => {
             out.push(' ');
             out.push_str(&quoted(node.shown()));
             let column = out.len() - out.rfind('\n').map_or(0, |at| at + 1);
             out.push_str(&" ".repeat(COMMENTS.saturating_sub(column).max(1)));
-            out.push_str(&format!("# {}\n", origin(node, loaded)));
+            out.push_str(&format!("# {}\n", origin(node, sources)));
         }
     }
 }

@@ -26,7 +26,7 @@ mod tree;
 
 pub use address::{Address, BindAddress};
 pub use effective::effective;
-pub use load::{Files, Loaded, OneText, load};
+pub use load::{Files, OneText};
 pub use problem::{Problem, Problems, Severity};
 pub use schema::{keys_markdown, schema};
 pub use source::{Sources, Span};
@@ -37,14 +37,12 @@ pub use spec::*;
 /// # Errors
 /// Every problem found, in the order of the files, if at least one of them is an error.
 pub fn read(path: &std::path::Path, files: &dyn Files, limits: &Limits) -> Result<Checked, Rejected> {
-    let mut loaded = load(path, files);
-    let config = loaded.root.as_ref().map(|root| build::build(root, &loaded.sources, limits, &mut loaded.problems));
-    loaded.problems.sort();
-    match config {
-        Some(config) if !loaded.problems.has_errors() => {
-            Ok(Checked { config, warnings: loaded.problems, sources: loaded.sources })
-        }
-        _ => Err(Rejected { problems: loaded.problems, sources: loaded.sources }),
+    let load::Loaded { root, sources, mut problems } = load::load(path, files);
+    let built = root.map(|root| (build::build(&root, &sources, limits, &mut problems), root));
+    problems.sort();
+    match built {
+        Some((config, root)) if !problems.has_errors() => Ok(Checked { config, warnings: problems, sources, root }),
+        _ => Err(Rejected { problems, sources }),
     }
 }
 
@@ -64,6 +62,8 @@ pub struct Checked {
     pub warnings: Problems,
     /// The files that were read.
     pub sources: Sources,
+    /// The tree that it was built from, for [`effective`].
+    root: tree::Node,
 }
 
 /// A configuration that cannot be used.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::shape::{Checker, complete, merge};
-use crate::table::{ENDPOINT, Kind, LISTENER, POOL, Section, TOP};
+use crate::table::{ENDPOINT, Kind, LISTENER, POOL, TOP};
 use crate::tree::{self, Node, Value, Word};
 use crate::{Problem, Problems, Sources, Span};
 
@@ -44,18 +44,14 @@ impl Files for OneText {
 }
 
 /// A tree in its final form, as far as it could be made, and what was found on the way.
-#[derive(Debug)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     pub(crate) root: Option<Node>,
-    /// The files that were read.
-    pub sources: Sources,
-    /// What is wrong so far.
-    pub problems: Problems,
+    pub(crate) sources: Sources,
+    pub(crate) problems: Problems,
 }
 
 /// Reads `path` and what it includes, and brings it to the form of the table. No name is resolved yet.
-#[must_use]
-pub fn load(path: &Path, files: &dyn Files) -> Loaded {
+pub(crate) fn load(path: &Path, files: &dyn Files) -> Loaded {
     let mut loader = Loader { files, sources: Sources::default(), problems: Problems::default() };
     let root = loader.file(path, None).map(|root| {
         let root = loader.include(root);
@@ -217,13 +213,13 @@ impl Loader<'_> {
         let defaults = root.get("defaults").cloned();
         let of = |kind: &str| defaults.as_ref().and_then(|d| d.get(kind)).cloned();
         if let Some(under) = of("listener") {
-            each_named(&mut root, "listeners", |node| lay_over(node, &under, &LISTENER));
+            each_named(&mut root, "listeners", |node| merge(node, &under, &LISTENER));
         }
         if let Some(under) = of("pool") {
-            each_named(&mut root, "pools", |node| lay_over(node, &under, &POOL));
+            each_named(&mut root, "pools", |node| merge(node, &under, &POOL));
         }
         if let Some(under) = of("endpoint") {
-            each_named(&mut root, "pools", |pool| each_endpoint(pool, |node| lay_over(node, &under, &ENDPOINT)));
+            each_named(&mut root, "pools", |pool| each_endpoint(pool, |node| merge(node, &under, &ENDPOINT)));
         }
         // They have done their work, and are parts of objects: nothing is missing in them.
         if let Value::Map(entries) = &mut root.value {
@@ -231,10 +227,6 @@ impl Loader<'_> {
         }
         complete(&key, root, &Kind::Section(&TOP), TOP.what, &mut self.problems)
     }
-}
-
-fn lay_over(node: &mut Node, under: &Node, section: &Section) {
-    *node = merge(node.clone(), under, section);
 }
 
 fn each_named(root: &mut Node, kind: &str, mut apply: impl FnMut(&mut Node)) {

@@ -1,6 +1,6 @@
 //! Walks a tree against the table of keys.
 //!
-//! [`check`] brings every spelling to one form and reports what the table does not allow; [`merge`] lays an object over its
+//! [`Checker::check`] brings every spelling to one form and reports what the table does not allow; [`merge`] lays an object over its
 //! `defaults`; [`complete`] fills in what is not given and reports what must be.
 
 use crate::leaf::{nearest, quoted, suggest};
@@ -30,24 +30,28 @@ impl Checker<'_> {
             _ if matches!(node.value, Value::Bad) => node,
             Kind::Leaf(leaf) => self.leaf(key, node, *leaf),
             Kind::Section(section) => self.section(key, node, section, at),
-            Kind::TextOr(name, section) if node.text().is_some() => {
-                let kind = section.keys.iter().find(|k| k.name == *name).map(|k| &k.kind);
-                let checked = kind.map_or(node.clone(), |kind| self.check(key, node, kind, at));
-                wrap(checked, name)
-            }
-            Kind::Bind(section) if node.text().is_some() => {
-                let name = if node.text().is_some_and(|t| t.starts_with("unix:")) { "unix" } else { "address" };
-                let kind = section.keys.iter().find(|k| k.name == name).map(|k| &k.kind);
-                let checked = kind.map_or(node.clone(), |kind| self.check(key, without_scheme(node), kind, at));
-                wrap(checked, name)
-            }
-            Kind::TextOr(_, section) | Kind::Bind(section) => self.section(key, node, section, at),
+            Kind::TextOr(name, section) if node.text().is_some() => self.short(key, node, name, section, at),
+            Kind::Bind(section) => match node.text().map(|text| text.starts_with("unix:")) {
+                Some(true) => self.short(key, without_scheme(node), "unix", section, at),
+                Some(false) => self.short(key, node, "address", section, at),
+                None => self.section(key, node, section, at),
+            },
+            Kind::TextOr(_, section) => self.section(key, node, section, at),
             Kind::OffOr(_) if node.text() == Some("off") => node,
             Kind::OffOr(section) => self.section(key, node, section, at),
             Kind::Choice(options) => self.choice(key, node, options, at),
             Kind::List(item) => self.list(key, node, item, at),
             Kind::Named(of) => self.named(key, node, of),
         }
+    }
+
+    /// Text that stands for `{ name: text }` of a section: checked under the key that was written.
+    fn short(&mut self, key: &Word, node: Node, name: &str, section: &Section, at: &str) -> Node {
+        let checked = match section.keys.iter().find(|k| k.name == name) {
+            Some(k) => self.check(key, node, &k.kind, at),
+            None => node,
+        };
+        wrap(checked, name)
     }
 
     fn leaf(&mut self, key: &Word, node: Node, leaf: crate::leaf::Leaf) -> Node {
@@ -180,11 +184,7 @@ impl Checker<'_> {
                 let problem = Problem::error(word.span, format!("`{}` is {}", word.text, fault.what));
                 self.problems.add(fault.help.into_iter().fold(problem, Problem::help));
             }
-            let at = match of {
-                Kind::Section(section) => format!("{} `{}`", section.what, word.text),
-                _ => format!("`{}`", key.text),
-            };
-            let value = self.check(&word, value, of, &at);
+            let value = self.check(&word, value, of, &named_place(of, key, &word));
             out.push((word, value));
         }
         Node { value: Value::Map(out), ..node }
@@ -225,6 +225,14 @@ fn place(section: &Section, at: &str) -> String {
     if at.starts_with(section.what) { at.to_owned() } else { format!("{} of {at}", section.what) }
 }
 
+/// An object by its name, like "listener `pg`"; anything else that has names, by its own.
+fn named_place(of: &Kind, key: &Word, name: &Word) -> String {
+    match of {
+        Kind::Section(section) => format!("{} `{}`", section.what, name.text),
+        _ => format!("`{}`", key.text),
+    }
+}
+
 fn not_yet(word: &Word) -> Problem {
     Problem::error(word.span, format!("`{}` is not in this version", word.text)).label("not served yet")
 }
@@ -250,24 +258,21 @@ fn without_scheme(mut node: Node) -> Node {
 }
 
 /// Lays `over` on `under`, deep: sections merge key by key, everything else is replaced. What comes from `under` is marked.
-pub(crate) fn merge(over: Node, under: &Node, section: &Section) -> Node {
-    let (Value::Map(mut entries), Value::Map(defaults)) = (over.value.clone(), &under.value) else { return over };
-    let chosen = |entries: &[(Word, Node)]| entries.iter().any(|(k, _)| section.one_of.contains(&k.text.as_str()));
-    let has_chosen = chosen(&entries);
+pub(crate) fn merge(over: &mut Node, under: &Node, section: &Section) {
+    let (Value::Map(entries), Value::Map(defaults)) = (&mut over.value, &under.value) else { return };
+    let has_chosen = section.is_chosen(entries);
     for (word, default) in defaults {
         match entries.iter_mut().find(|(k, _)| k.text == word.text) {
             Some((_, given)) => {
                 let kind = section.keys.iter().find(|k| k.name == word.text).map(|k| &k.kind);
                 if let Some(Kind::Section(inner) | Kind::OffOr(inner)) = kind {
-                    let over = std::mem::replace(given, bad(default.clone()));
-                    *given = merge(over, default, inner);
+                    merge(given, default, inner);
                 }
             }
             None if has_chosen && section.one_of.contains(&word.text.as_str()) => {}
             None => entries.push((word.clone(), marked(default.clone()))),
         }
     }
-    Node { value: Value::Map(entries), ..over }
 }
 
 fn marked(mut node: Node) -> Node {
@@ -282,46 +287,44 @@ fn marked(mut node: Node) -> Node {
 
 /// Fills in defaults in the table's order and reports required keys that are missing. `node` has been checked.
 pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: &mut Problems) -> Node {
-    match (kind, node.value.clone()) {
+    let value = match (kind, node.value) {
         (
             Kind::Section(section) | Kind::TextOr(_, section) | Kind::Bind(section) | Kind::OffOr(section),
-            Value::Map(entries),
-        ) => complete_section(key, Node { value: Value::Map(entries), ..node }, section, at, problems),
+            Value::Map(given),
+        ) => Value::Map(complete_section(key, given, section, at, problems)),
         (Kind::List(item), Value::List(items)) => {
-            let items = items.into_iter().map(|i| complete(key, i, item, at, problems)).collect();
-            Node { value: Value::List(items), ..node }
+            Value::List(items.into_iter().map(|i| complete(key, i, item, at, problems)).collect())
         }
-        (Kind::Choice(options), Value::Map(entries)) => {
-            let inner = |(word, value): (Word, Node), problems: &mut Problems| {
-                let option = options.iter().find(|k| k.name == word.text);
-                let value = option.map_or(value.clone(), |k| complete(&word, value, &k.kind, at, problems));
+        (Kind::Choice(options), Value::Map(chosen)) => {
+            let inner = |(word, value): (Word, Node)| match options.iter().find(|k| k.name == word.text) {
+                Some(k) => (word.clone(), complete(&word, value, &k.kind, at, problems)),
+                None => (word, value),
+            };
+            Value::Map(chosen.into_iter().map(inner).collect())
+        }
+        (Kind::Named(of), Value::Map(named)) => {
+            let inner = |(word, value): (Word, Node)| {
+                let value = complete(&word, value, of, &named_place(of, key, &word), problems);
                 (word, value)
             };
-            Node { value: Value::Map(entries.into_iter().map(|e| inner(e, problems)).collect()), ..node }
+            Value::Map(named.into_iter().map(inner).collect())
         }
-        (Kind::Named(of), Value::Map(entries)) => {
-            let inner = |(word, value): (Word, Node), problems: &mut Problems| {
-                let at = match of {
-                    Kind::Section(section) => format!("{} `{}`", section.what, word.text),
-                    _ => at.to_owned(),
-                };
-                let value = complete(&word, value, of, &at, problems);
-                (word, value)
-            };
-            Node { value: Value::Map(entries.into_iter().map(|e| inner(e, problems)).collect()), ..node }
-        }
-        _ => node,
-    }
+        (_, value) => value,
+    };
+    Node { value, ..node }
 }
 
-fn complete_section(key: &Word, node: Node, section: &Section, at: &str, problems: &mut Problems) -> Node {
-    let mut given = match node.value {
-        Value::Map(entries) => entries,
-        _ => return node,
-    };
+fn complete_section(
+    key: &Word,
+    mut given: Vec<(Word, Node)>,
+    section: &Section,
+    at: &str,
+    problems: &mut Problems,
+) -> Vec<(Word, Node)> {
     let place = place(section, at);
-    let chosen = given.iter().any(|(k, _)| section.one_of.contains(&k.text.as_str()));
-    if !chosen && let Some(&first) = section.one_of.first() {
+    if !section.is_chosen(&given)
+        && let Some(&first) = section.one_of.first()
+    {
         let now: Vec<&str> =
             section.keys.iter().filter(|k| !k.later && section.one_of.contains(&k.name)).map(|k| k.name).collect();
         let problem = Problem::error(key.span, format!("{place} has no {}", quoted(&now))).label("needs one");
@@ -330,24 +333,23 @@ fn complete_section(key: &Word, node: Node, section: &Section, at: &str, problem
     let mut out = Vec::with_capacity(section.keys.len());
     for k in section.keys {
         let found = given.iter().position(|(word, _)| word.text == k.name).map(|i| given.swap_remove(i));
-        match (found, k.default) {
-            (Some((word, value)), _) => {
-                let value = complete(&word, value, &k.kind, at, problems);
-                out.push((word, value));
-            }
+        let (word, value) = match (found, k.default) {
+            (Some(found), _) => found,
             (None, Some(default)) => {
-                let word = Word { text: k.name.to_owned(), span: key.span };
-                let value = complete(&word, built_in(default, &k.kind, key.span), &k.kind, at, problems);
-                out.push((word, value));
+                (Word { text: k.name.to_owned(), span: key.span }, built_in(default, &k.kind, key.span))
             }
-            (None, None) if k.required => {
-                let problem = Problem::error(key.span, format!("{place} has no `{}`", k.name)).label("incomplete");
-                problems.add(problem.help(format!("add `{}: …` ({})", k.name, k.doc.trim_end_matches('.'))));
+            (None, None) => {
+                if k.required {
+                    let problem = Problem::error(key.span, format!("{place} has no `{}`", k.name)).label("incomplete");
+                    problems.add(problem.help(format!("add `{}: …` ({})", k.name, k.doc.trim_end_matches('.'))));
+                }
+                continue;
             }
-            (None, None) => {}
-        }
+        };
+        let value = complete(&word, value, &k.kind, at, problems);
+        out.push((word, value));
     }
-    Node { value: Value::Map(out), ..node }
+    out
 }
 
 /// A default of the table as a node in the form that [`Checker::check`] would give it.

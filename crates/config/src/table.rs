@@ -4,6 +4,7 @@
 //! contract that this version does not serve yet stands in it as [`Key::later`], so that it is refused by name.
 
 use crate::leaf::Leaf;
+use crate::tree::{self, Node};
 
 /// What may stand for a key.
 #[derive(Debug)]
@@ -32,6 +33,13 @@ pub(crate) struct Section {
     pub(crate) keys: &'static [Key],
     /// Of these, exactly one is given.
     pub(crate) one_of: &'static [&'static str],
+}
+
+impl Section {
+    /// Whether `entries` give one of the keys of which one is to be given.
+    pub(crate) fn is_chosen(&self, entries: &[(tree::Word, Node)]) -> bool {
+        entries.iter().any(|(k, _)| self.one_of.contains(&k.text.as_str()))
+    }
 }
 
 /// A key.

@@ -1,17 +1,20 @@
 //! `floodway config`
 
-use floodway_config::{effective, load};
+use floodway_config::effective;
 
 use crate::Exit;
 use crate::cli::ConfigArgs;
 use crate::files::RealFiles;
 
 pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<Exit> {
-    if let Err(rejected) = super::read(&args.file.config, &RealFiles) {
-        super::show(&rejected.problems, &rejected.sources);
-        return Ok(Exit::BadConfig);
+    match super::read(&args.file.config, &RealFiles) {
+        Ok(checked) => {
+            super::print(&format!("{}\n", effective(&checked, args.json).trim_end()))?;
+            Ok(Exit::Ok)
+        }
+        Err(rejected) => {
+            super::show(&rejected.problems, &rejected.sources);
+            Ok(Exit::BadConfig)
+        }
     }
-    let shown = effective(&load(&args.file.config, &RealFiles), args.json).unwrap_or_default();
-    super::print(&format!("{}\n", shown.trim_end()))?;
-    Ok(Exit::Ok)
 }
