@@ -348,14 +348,15 @@ impl Duplex {
 
     /// Tells the time. Ends the session if a timeout is over.
     pub fn on_time(&mut self, now: Duration) {
-        if self.aborted || self.deadline().is_none_or(|at| now < at) {
+        if self.aborted {
             return;
         }
-        self.wants_look = self.next_look().is_some_and(|at| now >= at);
-        if self.quiet_at().is_none_or(|at| now < at) && self.timeouts.ends_at.is_none_or(|at| now < at) {
+        let is_over = |at: Option<Duration>| at.is_some_and(|at| now >= at);
+        self.wants_look = is_over(self.next_look());
+        if !is_over(self.quiet_at()) && !is_over(self.timeouts.ends_at) {
             return;
         }
-        let reason = if self.timeouts.ends_at.is_some_and(|at| now >= at) {
+        let reason = if is_over(self.timeouts.ends_at) {
             Reason::Lifetime
         } else if self.half_closed() {
             Reason::HalfCloseTimeout

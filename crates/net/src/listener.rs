@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::setsockopt;
-use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use thiserror::Error;
@@ -291,13 +290,10 @@ impl Listening {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            match acceptfrom_with(self.fd.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, address)) => {
-                    return Poll::Ready(Socket::new(fd, self.is_tcp).map(|socket| (socket, peer(address))));
-                }
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+            match self.try_accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                accepted => return Poll::Ready(accepted),
             }
         }
     }

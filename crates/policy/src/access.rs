@@ -36,7 +36,7 @@ impl Access {
     /// Whether `address` may connect. An IPv4 address in IPv6 clothes is that IPv4 address.
     #[must_use]
     pub fn allows(&self, address: IpAddr) -> bool {
-        let found = match canonical(address) {
+        let found = match address.to_canonical() {
             IpAddr::V4(ip) => self.v4.get_lpm(&Ipv4Net::from(ip)).map(|(_, &allow)| allow),
             IpAddr::V6(ip) => self.v6.get_lpm(&Ipv6Net::from(ip)).map(|(_, &allow)| allow),
         };
@@ -49,12 +49,6 @@ impl Access {
             IpNet::V6(net) => drop(self.v6.insert(net.trunc(), allow)),
         }
     }
-}
-
-/// `::ffff:a.b.c.d` is `a.b.c.d`; everything else is itself.
-#[must_use]
-pub fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }
 
 #[cfg(test)]

@@ -6,5 +6,5 @@
 mod access;
 mod sources;
 
-pub use access::{Access, Prefix, canonical};
+pub use access::{Access, Prefix};
 pub use sources::{SourceLimits, SourcePrefix};

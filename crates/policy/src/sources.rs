@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
-use crate::{Access, Prefix, canonical};
+use crate::{Access, Prefix};
 
 const SHARDS: usize = 16;
 
@@ -104,7 +104,7 @@ impl SourceLimits {
     }
 
     fn source(&self, address: IpAddr) -> IpAddr {
-        let address = canonical(address);
+        let address = address.to_canonical();
         let bits = if address.is_ipv4() { self.prefix.v4 } else { self.prefix.v6 };
         IpNet::new(address, bits).map_or(address, |net| net.network())
     }

@@ -106,8 +106,7 @@ fn begin<H: Handler>(context: &Rc<Context>, listener: usize, client: Socket, pee
     match admit(&view, listener, peer, permit) {
         Ok(room) => {
             let accepted = context.shared.now();
-            let flow = Flow { context: Rc::clone(context), view, listener, client, peer, accepted, room };
-            tokio::task::spawn_local(handler.handle(flow));
+            tokio::task::spawn_local(handler.handle(Flow { client, peer, accepted, room }));
         }
         Err(why) => turn_away(context, &view, listener, &client, why),
     }

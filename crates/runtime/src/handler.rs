@@ -20,9 +20,6 @@ pub trait Handler: Clone + Send + 'static {
 
 /// A client that was let in. Dropping it gives back the room that it took.
 pub struct Flow {
-    pub(crate) context: Rc<Context>,
-    pub(crate) view: Rc<View>,
-    pub(crate) listener: usize,
     pub(crate) client: Socket,
     pub(crate) peer: Peer,
     /// On the process's clock.
@@ -37,10 +34,9 @@ impl Flow {
         &self.client
     }
 
-    /// Takes it apart: a registered session that `pool` is to serve, the socket, and the room.
+    /// Takes it apart: a registered session, the socket, and the room.
     pub(crate) fn begin(self) -> (Registered, Socket, Room) {
-        let pool = self.view.snapshot.listeners[self.listener].forward.0;
-        let session = Registered::new(self.context, self.view, self.listener, pool, self.peer, self.accepted);
+        let session = Registered::new(&self.room, self.peer, self.accepted);
         (session, self.client, self.room)
     }
 }
@@ -55,10 +51,17 @@ pub(crate) struct Room {
     pub(crate) permit: Permit,
 }
 
+impl Room {
+    /// The worker that it is on.
+    pub(crate) fn context(&self) -> &Rc<Context> {
+        &self.permit.0
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let context = &self.permit.0;
+            let context = self.context();
             context.shared.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(worker = context.worker, "a bug of Floodway's ended one flow");
         }

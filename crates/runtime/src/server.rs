@@ -176,22 +176,26 @@ impl Running {
     /// the rest is reset. Once `hurry` resolves the waiting is over.
     pub async fn shut_down(self, delay: Duration, timeout: Duration, hurry: impl Future<Output = ()>) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        let in_good_order = async {
-            tokio::time::sleep(delay).await;
-            self.stop_accepting().await;
-            let _ = tokio::time::timeout(timeout, self.until_empty()).await;
+        let mut hurry = std::pin::pin!(hurry);
+        let hurried = tokio::select! {
+            () = tokio::time::sleep(delay) => false,
+            () = &mut hurry => true,
         };
-        tokio::select! {
-            () = in_good_order => {}
-            () = hurry => {}
+        self.stop_accepting().await;
+        if !hurried {
+            tokio::select! {
+                _ = tokio::time::timeout(timeout, self.until_empty()) => {}
+                () = hurry => {}
+            }
         }
         let (left, _) = self.shared.sessions();
         if left > 0 {
             tracing::warn!(sessions = left, "ending the sessions that are left");
         }
-        self.stop_accepting().await;
-        self.tell(|| Mail::End(Reason::Shutdown));
-        self.tell(|| Mail::Leave);
+        for (worker, _) in &self.workers {
+            // A worker that has left needs no telling.
+            let _ = worker.send(Mail::Leave(Reason::Shutdown));
+        }
         for (_, thread) in self.workers {
             if thread.join().is_err() {
                 tracing::error!("a worker ended by a fault");
@@ -226,13 +230,6 @@ impl Running {
             }
             // A connection that is just being accepted takes its permit a moment later: look again now and then.
             let _ = tokio::time::timeout(Duration::from_millis(100), empty).await;
-        }
-    }
-
-    fn tell(&self, mail: impl Fn() -> Mail) {
-        for (worker, _) in &self.workers {
-            // A worker that has left needs no telling.
-            let _ = worker.send(mail());
         }
     }
 }

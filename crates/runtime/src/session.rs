@@ -1,17 +1,20 @@
 //! The live session: one record that metrics, log and its own worker read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use floodway_balance::Picker;
 use floodway_config::PoolId;
 use floodway_flow::{Direction, Reason};
 use floodway_net::Peer;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::counters::{Lanes, Traffic};
+use crate::handler::Room;
 use crate::snapshot::{Endpoint, Listener, Pool};
 use crate::worker::{Context, View};
 
@@ -93,11 +96,11 @@ pub trait SessionLog: Send + Sync + 'static {
 /// A live session. Only its worker touches it.
 pub(crate) struct Session {
     id: SessionId,
-    pub(crate) view: Rc<View>,
+    view: Rc<View>,
     listener: usize,
-    pub(crate) source: Peer,
+    source: Peer,
     accepted: Duration,
-    pool: Cell<usize>,
+    pool: Cell<PoolId>,
     counted: Cell<bool>,
     endpoint: Cell<Option<usize>>,
     connect: Cell<Option<Duration>>,
@@ -118,12 +121,18 @@ impl Session {
         &self.view.snapshot.listeners[self.listener]
     }
 
-    pub(crate) fn pool_index(&self) -> usize {
-        self.pool.get()
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.view.snapshot.pools[self.pool.get().0]
     }
 
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.view.snapshot.pools[self.pool.get()]
+    /// What this worker keeps of its pool.
+    pub(crate) fn picker(&self) -> RefMut<'_, Picker> {
+        self.view.pickers[self.pool.get().0].borrow_mut()
+    }
+
+    /// Where it counts.
+    pub(crate) fn traffic(&self) -> Option<&Lanes<Traffic>> {
+        self.listener().traffic_to(self.pool.get())
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {
@@ -132,13 +141,13 @@ impl Session {
 
     /// No endpoint of its pool is fit: another pool takes over. Only before it was counted.
     pub(crate) fn move_to(&self, pool: PoolId) {
-        self.pool.set(pool.0);
+        self.pool.set(pool);
     }
 
     /// Its pool is settled: it counts there from now on.
     pub(crate) fn count(&self, context: &Context) {
         if !self.counted.replace(true)
-            && let Some(traffic) = self.listener().traffic_to(PoolId(self.pool.get()))
+            && let Some(traffic) = self.traffic()
         {
             traffic.of(context.worker).opened.add(1);
         }
@@ -278,15 +287,10 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// Registers a session of `listener` that `pool` is to serve, accepted at `accepted`.
-    pub(crate) fn new(
-        context: Rc<Context>,
-        view: Rc<View>,
-        listener: usize,
-        pool: usize,
-        source: Peer,
-        accepted: Duration,
-    ) -> Self {
+    /// Registers a session for who holds `room`, accepted at `accepted`.
+    pub(crate) fn new(room: &Room, source: Peer, accepted: Duration) -> Self {
+        let (context, view, listener) = (Rc::clone(room.context()), Rc::clone(&room.view), room.listener);
+        let pool = view.snapshot.listeners[listener].forward;
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
         sessions.opened.set(number);
@@ -335,7 +339,7 @@ impl Drop for Registered {
         let (context, session) = (&self.context, &self.session);
         context.sessions.live.borrow_mut().try_remove(self.key);
         session.count(context);
-        if let Some(traffic) = session.listener().traffic_to(PoolId(session.pool.get())) {
+        if let Some(traffic) = session.traffic() {
             traffic.of(context.worker).closed[reason as usize].add(1);
         }
         session.record(context, Event::End(reason));

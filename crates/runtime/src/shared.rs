@@ -96,10 +96,6 @@ impl Shared {
         self.switches.sum(Count::get)
     }
 
-    pub(crate) fn note_spliced(&self, worker: usize, bytes: usize) {
-        self.spliced.of(worker).add(bytes as u64);
-    }
-
     /// The limit of open files.
     #[must_use]
     pub fn open_files(&self) -> u64 {

@@ -41,10 +41,8 @@ pub(crate) struct Door {
 pub(crate) enum Mail {
     /// Take what waits in the queues, close them, and say so.
     StopAccepting(oneshot::Sender<()>),
-    /// End every session.
-    End(Reason),
-    /// Leave.
-    Leave,
+    /// End every session, and leave.
+    Leave(Reason),
 }
 
 /// What everything on one worker shares.
@@ -185,7 +183,7 @@ async fn serve<H: Handler>(
                 // Nobody waits for it where the shutdown is in a hurry.
                 let _ = done.send(());
             }
-            Mail::End(reason) => {
+            Mail::Leave(reason) => {
                 context.sessions.abort_all(reason);
                 let all_ended = async {
                     while !context.sessions.is_empty() {
@@ -193,8 +191,8 @@ async fn serve<H: Handler>(
                     }
                 };
                 let _ = tokio::time::timeout(LAST_TURNS, all_ended).await;
+                return;
             }
-            Mail::Leave => break,
         }
     }
 }

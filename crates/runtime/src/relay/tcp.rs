@@ -7,7 +7,6 @@ use std::io;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
-use floodway_config::PoolId;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
 use floodway_net::{PIPE_BYTES, Pipe, Socket};
 use tokio::time::sleep;
@@ -76,24 +75,19 @@ fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
 
 /// Where passed bytes are counted, found once for a session.
 struct Meter<'a> {
-    session: &'a Session,
     traffic: Option<&'a Bytes>,
     serving: &'a Bytes,
 }
 
 impl<'a> Meter<'a> {
     fn new(context: &Context, session: &'a Session, endpoint: usize) -> Self {
-        let traffic = session.listener().traffic_to(PoolId(session.pool_index()));
         Self {
-            session,
-            traffic: traffic.map(|lanes| &lanes.of(context.worker).bytes),
+            traffic: session.traffic().map(|lanes| &lanes.of(context.worker).bytes),
             serving: &session.pool().endpoints[endpoint].serving.of(context.worker).bytes,
         }
     }
 
-    fn passed(&self, direction: Direction, bytes: usize) {
-        let bytes = bytes as u64;
-        self.session.passed(direction, bytes);
+    fn passed(&self, direction: Direction, bytes: u64) {
         if let Some(traffic) = self.traffic {
             traffic.of(direction).add(bytes);
         }
@@ -234,7 +228,7 @@ impl<'a> Pump<'a> {
         }
         match self.took_in(direction, read, now) {
             Some(n) => {
-                self.context.shared.note_spliced(self.context.worker, n);
+                self.context.shared.spliced.of(self.context.worker).add(n as u64);
                 self.held[lane(direction)] = Held::Pipe(pipe);
             }
             None => self.release(Held::Pipe(pipe)),
@@ -286,7 +280,8 @@ impl<'a> Pump<'a> {
             if self.duplex.medium(direction) != medium {
                 self.context.shared.switches.of(self.context.worker).add(1);
             }
-            self.meter.passed(direction, bytes);
+            self.session.passed(direction, bytes as u64);
+            self.meter.passed(direction, bytes as u64);
             self.allowance = self.allowance.saturating_sub(bytes);
         }
     }
