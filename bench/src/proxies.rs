@@ -56,10 +56,10 @@ impl Proxy {
         std::fs::write(&path, config(front, endpoints, folder.path()))?;
         let mut command = Command::new(binary);
         command.args(args).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn()?;
+        let mut proxy = Self { name, version, front, fresh: 0.0, child: command.spawn()?, _folder: folder };
         let begin = Instant::now();
         while TcpStream::connect(front).is_err() {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = proxy.child.try_wait()? {
                 bail!("{name} ended with {status}");
             }
             if begin.elapsed() > Duration::from_secs(20) {
@@ -71,8 +71,8 @@ impl Proxy {
         for _ in 0..16 {
             warm_up(front)?;
         }
-        let fresh = crate::measure::pss(child.id());
-        Ok(Self { name, version, front, fresh, child, _folder: folder })
+        proxy.fresh = crate::measure::pss(proxy.pid());
+        Ok(proxy)
     }
 
     pub(crate) fn pid(&self) -> u32 {

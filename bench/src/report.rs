@@ -35,6 +35,13 @@ const FIGURES: [Figure; 5] = [
     Figure { name: "memory, bytes", less: true, of: |s| s.session_bytes },
 ];
 
+/// The middle of `values`, and half their spread as a share of it.
+fn spread(values: Vec<f64>) -> (f64, f64) {
+    let (least, most) = values.iter().fold((f64::MAX, 0.0f64), |(l, m), &v| (l.min(v), m.max(v)));
+    let middle = median(values);
+    (middle, if middle > 0.0 { (most - least) / 2.0 / middle } else { 0.0 })
+}
+
 impl Report {
     pub(crate) fn new(proxies: &[Proxy], endpoints: usize, rounds: usize, length: Duration) -> Self {
         let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -64,17 +71,20 @@ impl Report {
     /// Median of a figure, and half its spread as a share of it.
     fn figure(&self, scenario: &'static str, proxy: &'static str, figure: &Figure) -> Option<(f64, f64)> {
         let values = self.values(scenario, proxy, figure);
-        let (least, most) = values.iter().fold((f64::MAX, 0.0f64), |(l, m), &v| (l.min(v), m.max(v)));
-        let middle = median(values.clone());
-        (!values.is_empty()).then(|| (middle, if middle > 0.0 { (most - least) / 2.0 / middle } else { 0.0 }))
+        (!values.is_empty()).then(|| spread(values))
     }
 
-    /// Floodway's median over the better peer's.
-    fn ratio(&self, scenario: &'static str, figure: &Figure) -> Option<f64> {
-        let (ours, _) = self.figure(scenario, "floodway", figure)?;
-        let peers = self.proxies.iter().skip(1).filter_map(|(p, _)| self.figure(scenario, p, figure)).map(|(v, _)| v);
-        let best = peers.reduce(|a, b| if figure.less { a.min(b) } else { a.max(b) })?;
-        (best > 0.0).then(|| ours / best)
+    /// Floodway's figure over a peer's, round by round, and the median of that: what the machine does from one minute to
+    /// the next meets both. Of the peers, the better one. With half the spread.
+    fn ratio(&self, scenario: &'static str, figure: &Figure) -> Option<(f64, f64)> {
+        let ours = self.values(scenario, "floodway", figure);
+        let to_peer = |peer| {
+            let theirs = self.values(scenario, peer, figure);
+            let ratios: Vec<f64> = ours.iter().zip(theirs).filter(|(_, t)| *t > 0.0).map(|(o, t)| o / t).collect();
+            (!ratios.is_empty()).then(|| spread(ratios))
+        };
+        let peers = self.proxies.iter().skip(1).filter_map(|&(peer, _)| to_peer(peer));
+        peers.reduce(|a, b| if (a.0 >= b.0) == figure.less { a } else { b })
     }
 
     pub(crate) fn table(&self) -> String {
@@ -85,7 +95,7 @@ impl Report {
         out.push_str("---|\n");
         for &(scenario, operation) in &self.scenarios {
             for figure in &FIGURES {
-                let Some(ratio) = self.ratio(scenario, figure) else { continue };
+                let Some((ratio, either_way)) = self.ratio(scenario, figure) else { continue };
                 let _ = write!(
                     out,
                     "| {scenario} | {} |",
@@ -103,8 +113,9 @@ impl Report {
                 }
                 let _ = writeln!(
                     out,
-                    " {}{ratio:.2} |",
-                    if (ratio <= 1.0) == figure.less || (ratio - 1.0).abs() < 1e-9 { "" } else { "**worse** " }
+                    " {}{ratio:.2} ±{:.0} % |",
+                    if (ratio <= 1.0) == figure.less || (ratio - 1.0).abs() < 0.005 { "" } else { "**worse** " },
+                    100.0 * either_way
                 );
             }
         }
@@ -129,8 +140,8 @@ impl Report {
                     .iter()
                     .map(|(p, _)| ((*p).to_owned(), json!(self.values(scenario, p, figure))))
                     .collect();
-                if let Some(ratio) = self.ratio(scenario, figure) {
-                    results.push(json!({ "scenario": scenario, "operation": operation, "figure": figure.name, "less_is_better": figure.less, "ratio": ratio, "values": values }));
+                if let Some((ratio, spread)) = self.ratio(scenario, figure) {
+                    results.push(json!({ "scenario": scenario, "operation": operation, "figure": figure.name, "less_is_better": figure.less, "ratio": ratio, "ratio_spread": spread, "values": values }));
                 }
             }
         }

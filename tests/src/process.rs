@@ -56,6 +56,8 @@ pub struct Options {
     pub open_files: Option<u64>,
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
+    /// A program that runs it, with its arguments.
+    pub under: Vec<String>,
 }
 
 /// A running Floodway. It is ended by force if it is still there at the end of the test.
@@ -63,7 +65,18 @@ pub struct Floodway {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
     sessions: Arc<Mutex<Vec<Value>>>,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// Adds a metrics listener and an admin socket to `config`, where it says nothing of them.
+fn complete(config: &str, folder: &Path) -> String {
+    let metrics = if config.contains("metrics:") { "" } else { "metrics: { bind: 127.0.0.1:0 }\n" };
+    let socket = folder.join("admin.sock");
+    let admin = match config.contains("admin:") {
+        true => String::new(),
+        false => format!("admin: {{ socket: \"{}\" }}\n", socket.display()),
+    };
+    format!("{metrics}{admin}{config}")
 }
 
 impl Floodway {
@@ -81,22 +94,20 @@ impl Floodway {
     pub fn start_with(config: &str, options: &Options) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("floodway.yaml");
-        let metrics = if config.contains("metrics:") { "" } else { "metrics: { bind: 127.0.0.1:0 }\n" };
-        std::fs::write(&path, format!("{metrics}{config}")).expect("the configuration");
-        let mut command = match options.open_files {
-            None => Command::new(binary()),
-            Some(n) => {
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {n} && exec \"$0\" \"$@\"")).arg(binary());
-                shell
-            }
-        };
+        std::fs::write(&path, complete(config, folder.path())).expect("the configuration");
+        let mut words = options.under.clone();
+        if let Some(n) = options.open_files {
+            words.extend(["sh".into(), "-c".into(), format!("ulimit -n {n} && exec \"$0\" \"$@\"")]);
+        }
+        words.push(binary().display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.args(["run", "-c"]).arg(&path).envs(options.env.iter().cloned());
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("floodway");
         let log = collect(child.stderr.take().expect("stderr"));
         let sessions = collect(child.stdout.take().expect("stdout"));
-        let mut floodway = Self { child, log, sessions, _folder: folder };
+        let mut floodway = Self { child, log, sessions, folder };
         floodway.wait_until_ready();
         floodway
     }
@@ -112,6 +123,52 @@ impl Floodway {
             );
             std::thread::park_timeout(Duration::from_millis(2));
         }
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("floodway.yaml")
+    }
+
+    /// Its admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    /// Writes another configuration in the place of its own, as an editor does: beside, then renamed. `port 0` listeners
+    /// keep what they have as long as they are written the same.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write_config(&self, config: &str) {
+        let beside = self.folder.path().join("floodway.yaml~");
+        std::fs::write(&beside, complete(config, self.folder.path())).expect("the configuration");
+        std::fs::rename(beside, self.config_file()).expect("the configuration");
+    }
+
+    /// Runs a command of the binary against it, and gives what it said.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(args).env("FLOODWAY_ADMIN", self.admin_socket()).env("FLOODWAY_CONFIG", self.config_file());
+        command.output().expect("floodway")
+    }
+
+    /// As [`Floodway::command`] with `--json`: what it printed, if it ended with 0.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[must_use]
+    pub fn ask(&self, args: &[&str]) -> Value {
+        let output = self.command(&[args, &["--json"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {} {said}", output.status);
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Its process.

@@ -30,7 +30,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway", BINARY),
         ("floodway-tests", &[]),
         ("floodway-bench", &[]),
-        ("floodway-counts", &["balance", "flow"]),
+        ("floodway-counts", &["balance", "flow", "runtime"]),
     ])
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use floodway_balance::{Admin, Algorithm, EndpointSpec, Health, Picker, Pool, PoolSpec, Tried};
 use floodway_flow::{Direction, Duplex, Permits, Step, Timeouts};
+use floodway_runtime::{Bytes, Lanes};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -18,6 +19,7 @@ fn main() {
         Some("pick-least-conn-100") => pick(Algorithm::LeastConn, 100, times),
         Some("duplex-round-trip") => round_trip(times),
         Some("permit") => permit(times),
+        Some("metrics-update") => metrics_update(times),
         _ => eprintln!("which path?"),
     }
 }
@@ -50,6 +52,19 @@ fn round_trip(times: u64) {
         }
         black_box((duplex.ending(), duplex.deadline()));
     }
+}
+
+/// What is counted of a message there and back: by listener and pool, and by endpoint.
+fn metrics_update(times: u64) {
+    let (traffic, serving) = (Lanes::<Bytes>::new(2), Lanes::<Bytes>::new(2));
+    for i in 0..times {
+        for direction in Direction::BOTH {
+            for lanes in [&traffic, &serving] {
+                black_box(lanes).of(black_box(1)).of(direction).add(black_box(i));
+            }
+        }
+    }
+    black_box(traffic.sum(|bytes| bytes.of(Direction::ToEndpoint).get()));
 }
 
 /// A permit taken and given back.

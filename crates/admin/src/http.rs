@@ -6,18 +6,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use floodway_runtime::Shared;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::api::{Api, Caller};
 use crate::{Logs, render};
 
 /// Connections at a time; the budget of open files counts on it.
@@ -58,28 +61,98 @@ pub fn bind(ip: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
 /// If the event loop cannot watch the listener.
 pub async fn serve(listener: TcpListener, http: Http) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(http);
+    let router = router(http);
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BREATHER).await;
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEAD);
-            let connection = server.serve_connection(TokioIo::new(stream), service);
-            // A client that goes away, or takes too long, is no event.
-            let _ = tokio::time::timeout(CONNECTION, connection).await;
-            drop(place);
-        });
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(stream, router.clone(), place))),
+            Err(_) => tokio::time::sleep(BREATHER).await,
+        }
     }
+}
+
+/// Where the admin API is reached.
+#[derive(Debug)]
+pub enum Door {
+    /// A unix socket, and whether it may change anything.
+    Unix(std::os::unix::net::UnixListener, bool),
+    /// TCP, with the token that callers must send as `Authorization: Bearer TOKEN`.
+    Tcp(TcpListener, String),
+}
+
+/// Serves the admin API, with everything that [`serve`] serves, for ever.
+///
+/// # Errors
+/// If the event loop cannot watch the listener.
+pub async fn serve_api(door: Door, api: Api, http: Http) -> io::Result<()> {
+    let router = router(http).merge(api.router());
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    match door {
+        Door::Unix(listener, may_change) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            loop {
+                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+                let Ok((stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(BREATHER).await;
+                    continue;
+                };
+                let uid = stream.peer_cred().ok().map(|c| c.uid());
+                let router = router.clone().layer(Extension(Caller { uid, may_change }));
+                drop(tokio::spawn(connection(stream, router, place)));
+            }
+        }
+        Door::Tcp(listener, token) => {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let router = router
+                .layer(Extension(Caller { uid: None, may_change: true }))
+                .layer(axum::middleware::from_fn_with_state(Arc::<str>::from(token), let_in));
+            loop {
+                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+                match listener.accept().await {
+                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, router.clone(), place))),
+                    Err(_) => tokio::time::sleep(BREATHER).await,
+                }
+            }
+        }
+    }
+}
+
+/// Lets in whoever has the token.
+async fn let_in(State(token): State<Arc<str>>, request: Request, next: Next) -> Response {
+    let sent = request.headers().get(AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+    if !sent.is_some_and(|sent| is_same(sent, token.as_bytes())) {
+        return (StatusCode::UNAUTHORIZED, "{\"error\":\"the token of `admin.token_file` is needed\"}\n")
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// Compares in a time that depends on the lengths only.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differing = a.iter().zip(b).fold(0u8, |d, (x, y)| std::hint::black_box(d | (x ^ y)));
+    a.len() == b.len() && differing == 0
+}
+
+fn router(http: Http) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(http)
+}
+
+/// Serves one connection. A client that goes away, or takes too long, is no event.
+async fn connection<S>(stream: S, router: Router, place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let _ = tokio::time::timeout(CONNECTION, connection).await;
+    drop(place);
 }
 
 async fn metrics(State(http): State<Http>) -> Response {

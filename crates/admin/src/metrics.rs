@@ -110,7 +110,6 @@ fn sessions(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     let mut all = Vec::new();
     for listener in &snapshot.listeners {
         for (pool, totals) in listener.traffic() {
-            let pool = snapshot.pools.get(pool.0).map_or("", |p| p.name.as_str());
             all.push(([("listener", listener.name.as_str()), ("pool", pool)], totals));
         }
     }
@@ -225,8 +224,20 @@ impl Scrape {
         out.total("panics", "Sessions that a bug of Floodway's ended", self.shared.panics())?;
         out.total("log_dropped", "Log lines dropped since their reader was too slow", self.log_dropped)?;
         out.value("config_generation", "Number of the configuration in force", snapshot.generation as f64)?;
-        out.value("config_last_reload_successful", "1 if the last configuration that was read is in force", 1.0)?;
-        let read_at = since_epoch(self.shared.now());
+        let (applied, rejected) = self.shared.reloads();
+        let results = [("applied", applied), ("rejected", rejected)].map(|(word, n)| ([("result", word)], n));
+        out.counter(
+            "config_reloads",
+            "Configurations that were read after the first, by what became of them",
+            results,
+        )?;
+        let successful = f64::from(u8::from(self.shared.last_error().is_none()));
+        out.value(
+            "config_last_reload_successful",
+            "1 if the last configuration that was read is in force",
+            successful,
+        )?;
+        let read_at = since_epoch(self.shared.now().saturating_sub(self.shared.read_at()));
         out.value("config_last_reload_success_timestamp_seconds", "When the configuration in force was read", read_at)?;
         out.gauge("build_info", "Which Floodway this is", [([("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }

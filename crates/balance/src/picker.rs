@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::pool::Entry;
-use crate::{Algorithm, Candidate, Fitness, Lease, Pool, least_conn, p2c, round_robin};
+use crate::{Admin, Algorithm, Candidate, Fitness, Lease, Pool, least_conn, p2c, round_robin};
 
 /// Why no endpoint was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,49 @@ pub enum Refusal {
     Full,
     /// Every endpoint that could take it was tried already.
     AllTried,
+}
+
+/// What a pick would do now, and why not something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The endpoint that the next flow would get; `None` if none, or if it is drawn at random.
+    pub endpoint: Option<usize>,
+    /// The endpoints that could be chosen.
+    pub candidates: Vec<usize>,
+    /// The others, and why not.
+    pub excluded: Vec<(usize, Exclusion)>,
+}
+
+/// Why an endpoint is not chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// Its checks fail.
+    Down,
+    /// Its checks have not answered yet, and others are known to be fit.
+    Unknown,
+    /// The operator drains it.
+    Draining,
+    /// The operator has disabled it.
+    Disabled,
+    /// Its weight is 0.
+    NoWeight,
+    /// It has as many sessions as it may.
+    Full,
+}
+
+impl Exclusion {
+    /// The reason in words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Unknown => "unknown, while others are fit",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+            Self::NoWeight => "its weight is 0",
+            Self::Full => "at its limit of sessions",
+        }
+    }
 }
 
 /// The endpoints that this flow has tried in vain. Allocates with the first.
@@ -86,6 +129,41 @@ impl Picker {
             }
         }
         self.next_best(entry, tried, ticket)
+    }
+
+    /// What the next pick would do, without doing it.
+    #[must_use]
+    pub fn explain(&mut self) -> Explanation {
+        let epoch = self.pool.epoch();
+        if epoch != self.epoch {
+            self.compile(epoch);
+        }
+        let ticket = self.pool.ticket();
+        let candidates: Vec<usize> =
+            self.eligible.iter().filter(|&&(i, _)| self.pool.has_room(i)).map(|&(i, _)| i as usize).collect();
+        let endpoint = match self.pool.algorithm() {
+            Algorithm::RoundRobin => self.next_turn(&Tried::default(), ticket),
+            Algorithm::LeastConn => self.lightest(&Tried::default(), ticket),
+            Algorithm::P2c => None,
+        };
+        let endpoint = endpoint.map(|i| i as usize).or(match candidates.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        });
+        let excluded = (0..self.pool.len()).filter(|i| !candidates.contains(i));
+        let excluded = excluded.map(|i| (i, self.exclusion(i))).collect();
+        Explanation { endpoint, candidates, excluded }
+    }
+
+    fn exclusion(&self, index: usize) -> Exclusion {
+        match (self.pool.admin(index), self.pool.weight(index), self.pool.fitness(index)) {
+            (Admin::Drain, ..) => Exclusion::Draining,
+            (Admin::Disabled, ..) => Exclusion::Disabled,
+            (_, 0, _) => Exclusion::NoWeight,
+            (_, _, Fitness::Down) if !self.eligible.iter().any(|&(i, _)| i as usize == index) => Exclusion::Down,
+            (_, _, Fitness::Unknown) if !self.eligible.iter().any(|&(i, _)| i as usize == index) => Exclusion::Unknown,
+            _ => Exclusion::Full,
+        }
     }
 
     /// The algorithm's choice, blind to limits (`least_conn` excepted) and to what was tried.

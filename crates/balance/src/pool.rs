@@ -14,6 +14,18 @@ pub enum Algorithm {
     P2c,
 }
 
+impl Algorithm {
+    /// The word for configuration and status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConn => "least_conn",
+            Self::P2c => "p2c",
+        }
+    }
+}
+
 /// What checks say of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -38,6 +50,18 @@ pub enum Admin {
     Drain,
     /// Takes no sessions.
     Disabled,
+}
+
+impl Admin {
+    /// The word for configuration and status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Drain => "drain",
+            Self::Disabled => "disabled",
+        }
+    }
 }
 
 /// Health and the operator's word in one: whether an endpoint may be chosen.
@@ -90,21 +114,68 @@ struct Slot {
     weight: AtomicU32,
     health: AtomicU8,
     admin: AtomicU8,
-    max_sessions: Option<u32>,
+    /// [`NO_LIMIT`] is none. As `weight`; a lease that sees the old limit was taken before the change.
+    max_sessions: AtomicU32,
+}
+
+const NO_LIMIT: u32 = u32::MAX;
+
+impl Slot {
+    fn new(spec: &EndpointSpec) -> Self {
+        let slot = Self {
+            active: AtomicU32::new(0),
+            weight: AtomicU32::new(0),
+            health: AtomicU8::new(0),
+            admin: AtomicU8::new(0),
+            max_sessions: AtomicU32::new(NO_LIMIT),
+        };
+        slot.set(spec);
+        slot
+    }
+
+    fn set(&self, spec: &EndpointSpec) {
+        self.weight.store(spec.weight, Ordering::Relaxed);
+        self.health.store(spec.health as u8, Ordering::Relaxed);
+        self.admin.store(spec.admin as u8, Ordering::Relaxed);
+        self.max_sessions.store(spec.max_sessions.unwrap_or(NO_LIMIT), Ordering::Relaxed);
+    }
+
+    fn has_room(&self) -> bool {
+        self.active.load(Ordering::Relaxed) < self.max_sessions.load(Ordering::Relaxed)
+    }
+
+    /// Counts a session, within the limit. Exact under any number of threads.
+    fn take(&self) -> bool {
+        match self.max_sessions.load(Ordering::Relaxed) {
+            NO_LIMIT => {
+                self.active.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            max => count_up_to(&self.active, max),
+        }
+    }
+}
+
+/// What outlives a rebuild, beside the slots.
+#[repr(align(128))]
+#[derive(Debug)]
+struct State {
+    /// Moves by one with every change of health, weight or state. Written by control with release after the change itself;
+    /// read by pickers with acquire before they compile, so that a picker that sees the epoch sees the change.
+    epoch: AtomicU64,
+    /// The turn of round robin, shared so that shares are exact over all workers. Relaxed: only its own value matters.
+    ticket: AtomicU64,
+    /// Sessions of the pool that began while `max_sessions` was set. Relaxed, as `Slot::active`.
+    active: AtomicU32,
 }
 
 /// The shared truth of a pool: who may be chosen and how loaded each is.
 #[derive(Debug)]
 pub struct Pool {
     algorithm: Algorithm,
-    slots: Box<[Slot]>,
-    /// Moves by one with every change of health, weight or state. Written by control with release after the change itself;
-    /// read by pickers with acquire before they compile, so that a picker that sees the epoch sees the change.
-    epoch: AtomicU64,
-    /// The turn of round robin, shared so that shares are exact over all workers. Relaxed: only its own value matters.
-    ticket: AtomicU64,
-    /// Sessions of the pool; moves only where `max_sessions` is set. Relaxed, as `Slot::active`.
-    active: AtomicU32,
+    /// Shared with the pools that this one was rebuilt from, and will be rebuilt into: a lease of any of them counts in all.
+    slots: Box<[Arc<Slot>]>,
+    state: Arc<State>,
     max_sessions: Option<u32>,
     try_all_when_none_fit: bool,
 }
@@ -113,22 +184,39 @@ impl Pool {
     /// Builds a pool whose endpoints carry no sessions yet.
     #[must_use]
     pub fn new(spec: &PoolSpec) -> Self {
-        let slot = |e: &EndpointSpec| Slot {
-            active: AtomicU32::new(0),
-            weight: AtomicU32::new(e.weight),
-            health: AtomicU8::new(e.health as u8),
-            admin: AtomicU8::new(e.admin as u8),
-            max_sessions: e.max_sessions,
-        };
         Self {
             algorithm: spec.algorithm,
-            slots: spec.endpoints.iter().map(slot).collect(),
-            epoch: AtomicU64::new(1),
-            ticket: AtomicU64::new(0),
-            active: AtomicU32::new(0),
+            slots: spec.endpoints.iter().map(|e| Arc::new(Slot::new(e))).collect(),
+            state: Arc::new(State { epoch: AtomicU64::new(1), ticket: AtomicU64::new(0), active: AtomicU32::new(0) }),
             max_sessions: spec.max_sessions,
             try_all_when_none_fit: spec.try_all_when_none_fit,
         }
+    }
+
+    /// The pool that `spec` asks for, with what lives on: `survivors` tells for each endpoint of `spec` which one of this
+    /// pool it is. Survivors keep their sessions and the pool its turn; everything else is as `spec` says, for this pool
+    /// too: its pickers choose by the new weights and states until nobody uses them any more.
+    #[must_use]
+    pub fn rebuild(&self, spec: &PoolSpec, survivors: &[Option<usize>]) -> Self {
+        let slot = |(i, e): (usize, &EndpointSpec)| {
+            let survivor = survivors.get(i).copied().flatten().and_then(|old| self.slots.get(old));
+            survivor.map_or_else(
+                || Arc::new(Slot::new(e)),
+                |slot| {
+                    slot.set(e);
+                    Arc::clone(slot)
+                },
+            )
+        };
+        let rebuilt = Self {
+            algorithm: spec.algorithm,
+            slots: spec.endpoints.iter().enumerate().map(slot).collect(),
+            state: Arc::clone(&self.state),
+            max_sessions: spec.max_sessions,
+            try_all_when_none_fit: spec.try_all_when_none_fit,
+        };
+        rebuilt.state.epoch.fetch_add(1, Ordering::Release);
+        rebuilt
     }
 
     /// Number of endpoints, fit or not.
@@ -219,20 +307,20 @@ impl Pool {
     fn change(&self, index: usize, store: impl FnOnce(&Slot)) {
         if let Some(slot) = self.slots.get(index) {
             store(slot);
-            self.epoch.fetch_add(1, Ordering::Release);
+            self.state.epoch.fetch_add(1, Ordering::Release);
         }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.state.epoch.load(Ordering::Acquire)
     }
 
     pub(crate) fn next_ticket(&self) -> u64 {
-        self.ticket.fetch_add(1, Ordering::Relaxed)
+        self.state.ticket.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn ticket(&self) -> u64 {
-        self.ticket.load(Ordering::Relaxed)
+        self.state.ticket.load(Ordering::Relaxed)
     }
 
     pub(crate) fn tries_all(&self) -> bool {
@@ -241,15 +329,13 @@ impl Pool {
 
     /// Whether endpoint `index` has room, as a hint: [`Pool::lease`] decides.
     pub(crate) fn has_room(&self, index: u32) -> bool {
-        self.slots
-            .get(index as usize)
-            .is_some_and(|s| s.max_sessions.is_none_or(|max| s.active.load(Ordering::Relaxed) < max))
+        self.slots.get(index as usize).is_some_and(|slot| slot.has_room())
     }
 
     /// Takes one of the pool's own places, where it has a limit.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Entry> {
         let Some(max) = self.max_sessions else { return Some(Entry(Arc::clone(self))) };
-        count_up_to(&self.active, max).then(|| Entry(Arc::clone(self)))
+        count_up_to(&self.state.active, max).then(|| Entry(Arc::clone(self)))
     }
 }
 
@@ -265,21 +351,14 @@ impl Entry {
     /// Takes a place at endpoint `index`; gives the entry back where that is full.
     pub(crate) fn lease(self, index: u32) -> Result<Lease, Self> {
         let Some(slot) = self.0.slots.get(index as usize) else { return Err(self) };
-        let taken = match slot.max_sessions {
-            None => {
-                slot.active.fetch_add(1, Ordering::Relaxed);
-                true
-            }
-            Some(max) => count_up_to(&slot.active, max),
-        };
-        if taken { Ok(Lease { entry: self, index }) } else { Err(self) }
+        if slot.take() { Ok(Lease { entry: self, index }) } else { Err(self) }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.0.max_sessions.is_some() {
-            self.0.active.fetch_sub(1, Ordering::Relaxed);
+            self.0.state.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

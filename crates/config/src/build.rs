@@ -22,7 +22,9 @@ pub(crate) fn build(root: &Node, sources: &Sources, limits: &Limits, problems: &
     let metrics = builder.build_metrics(root, &listeners);
     let log = builder.build_log(root);
     let runtime = builder.build_runtime(root, &listeners);
-    Config { listeners, pools, metrics, log, runtime }
+    let admin = builder.build_admin(root);
+    let reload = builder.build_reload(root);
+    Config { listeners, pools, metrics, admin, reload, log, runtime }
 }
 
 struct Builder<'a> {

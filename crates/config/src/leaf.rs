@@ -13,6 +13,8 @@ pub(crate) enum Leaf {
     /// A duration of more than nothing.
     Time,
     Size,
+    /// So many in a time.
+    Rate,
     Integer(u64, u64),
     Share,
     Switch,
@@ -54,6 +56,7 @@ impl Leaf {
                 4096..=0x4000_0000 => Ok(()),
                 _ => fault("out of range", "write a size from 4KiB to 1GiB"),
             },
+            Self::Rate => scalar::rate(text).map(drop),
             Self::Most(seconds, leaf) => {
                 leaf.check(text)?;
                 if scalar::duration(text)?.as_secs() > seconds {
@@ -79,6 +82,24 @@ impl Leaf {
         }
     }
 
+    /// `text`, which is one, in a form in which two that mean the same are the same.
+    pub(crate) fn meaning(&self, text: &str) -> String {
+        let meant = match *self {
+            Self::Duration | Self::Time | Self::Most(..) => scalar::duration(text).ok().map(|d| format!("{d:?}")),
+            Self::Size => scalar::size(text).ok().map(|n| n.to_string()),
+            Self::Rate => scalar::rate(text).ok().map(|(n, per)| format!("{n} in {per:?}")),
+            Self::Integer(min, max) => scalar::integer(text, min, max).ok().map(|n| n.to_string()),
+            Self::Share => scalar::share(text).ok().map(|n| n.to_string()),
+            Self::Mode => scalar::mode(text).ok().map(|n| n.to_string()),
+            Self::Bind | Self::Socket => address::bind(text).ok().map(|a| a.to_string()),
+            Self::Endpoint => address::endpoint(text).ok().map(|a| a.to_string()),
+            Self::Prefix => parse_prefix(text).map(|p| p.to_string()),
+            Self::Or(words, leaf) if !words.contains(&text) => Some(leaf.meaning(text)),
+            _ => None,
+        };
+        meant.unwrap_or_else(|| text.to_owned())
+    }
+
     /// For documentation and messages.
     pub(crate) fn describe(&self) -> String {
         match *self {
@@ -86,6 +107,7 @@ impl Leaf {
             Self::Name => "name".into(),
             Self::Duration | Self::Time | Self::Most(..) => "duration".into(),
             Self::Size => "size".into(),
+            Self::Rate => "rate".into(),
             Self::Integer(min, max) => format!("number from {min} to {max}"),
             Self::Share => "share".into(),
             Self::Switch => "`on` or `off`".into(),
@@ -112,6 +134,7 @@ impl Leaf {
                 whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?")
             }
             Self::Size => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
+            Self::Rate => whole("\\d+/[smh]"),
             Self::Integer(..) => whole("\\d+"),
             Self::Share => whole("\\d+(?:\\.\\d+)?%"),
             Self::Switch => whole("on|off"),

@@ -15,6 +15,7 @@ mod build;
 mod effective;
 mod leaf;
 mod load;
+mod plan;
 mod problem;
 mod scalar;
 mod schema;
@@ -27,6 +28,7 @@ mod tree;
 pub use address::{Address, BindAddress};
 pub use effective::effective;
 pub use load::{Files, OneText};
+pub use plan::{Change, Field, ObjectKind, Op, Plan};
 pub use problem::{Problem, Problems, Severity};
 pub use schema::{keys_markdown, schema};
 pub use source::{Sources, Span};
@@ -54,7 +56,7 @@ pub struct Limits {
 }
 
 /// A sound configuration, and what is still worth a warning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     /// The configuration.
     pub config: Config,
@@ -62,7 +64,7 @@ pub struct Checked {
     pub warnings: Problems,
     /// The files that were read.
     pub sources: Sources,
-    /// The tree that it was built from, for [`effective`].
+    /// The tree that it was built from, for [`effective`] and [`Plan`].
     root: tree::Node,
 }
 

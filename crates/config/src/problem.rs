@@ -1,5 +1,7 @@
 //! What is wrong with a configuration, said so that an operator can mend it.
 
+use std::collections::BTreeSet;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::{Sources, Span};
@@ -28,7 +30,7 @@ impl Severity {
 }
 
 /// One thing that is wrong: where, what, and the edit that mends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Whether it can be used all the same.
     pub severity: Severity,
@@ -73,41 +75,44 @@ impl Problem {
 }
 
 /// Every problem of a configuration.
-#[derive(Debug, Default)]
-pub struct Problems(Vec<Problem>);
+#[derive(Clone, Debug, Default)]
+pub struct Problems {
+    all: Vec<Problem>,
+    seen: BTreeSet<Problem>,
+}
 
 impl Problems {
     pub(crate) fn add(&mut self, problem: Problem) {
-        if !self.0.contains(&problem) {
-            self.0.push(problem);
+        if self.seen.insert(problem.clone()) {
+            self.all.push(problem);
         }
     }
 
     pub(crate) fn sort(&mut self) {
-        self.0.sort_by_key(|p| (p.span.map(|s| (s.file, s.start)), p.severity));
+        self.all.sort_by_key(|p| (p.span.map(|s| (s.file, s.start)), p.severity));
     }
 
     /// Whether one of them is an error.
     #[must_use]
     pub fn has_errors(&self) -> bool {
-        self.0.iter().any(|p| p.severity == Severity::Error)
+        self.all.iter().any(|p| p.severity == Severity::Error)
     }
 
     /// All, in the order of the files.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// For people: each with its line, a caret and the edit that mends it. Empty where there is no problem.
@@ -115,12 +120,12 @@ impl Problems {
     pub fn render(&self, sources: &Sources, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
-        for problem in self.0.iter().take(MOST_PRINTED) {
+        for problem in self.all.iter().take(MOST_PRINTED) {
             out.push_str(&renderer.render(&[group(problem, sources)]));
             out.push_str("\n\n");
         }
-        if self.0.len() > MOST_PRINTED {
-            out.push_str(&format!("… and {} more problems\n\n", self.0.len() - MOST_PRINTED));
+        if self.all.len() > MOST_PRINTED {
+            out.push_str(&format!("… and {} more problems\n\n", self.all.len() - MOST_PRINTED));
         }
         out
     }

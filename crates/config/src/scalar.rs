@@ -56,6 +56,24 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Fault> {
     Ok(total)
 }
 
+const RATE: &str = "write a number and a time: 20/s, 6000/m, 100/h";
+
+/// `20/s`, `6000/m`, `100/h`: so many in a time.
+pub(crate) fn rate(text: &str) -> Result<(u32, Duration), Fault> {
+    let Some((count, per)) = text.split_once('/') else { return fault("no rate", RATE) };
+    let per = match per {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return fault("no rate", RATE),
+    };
+    match count.parse() {
+        Ok(0) => fault("0, which makes no sense here", RATE),
+        Ok(count) => Ok((count, Duration::from_secs(per))),
+        Err(_) => fault("no rate", RATE),
+    }
+}
+
 const SIZE: &str = "write a number and a unit: 64KiB, 1MiB, 1MB";
 
 /// `64KiB`, `1MB`, `512B`; in bytes.

@@ -3,6 +3,8 @@
 //! [`Checker::check`] brings every spelling to one form and reports what the table does not allow; [`merge`] lays an object over its
 //! `defaults`; [`complete`] fills in what is not given and reports what must be.
 
+use std::collections::BTreeMap;
+
 use crate::leaf::{nearest, quoted, suggest};
 use crate::scalar;
 use crate::table::{Key, Kind, Section};
@@ -76,7 +78,7 @@ impl Checker<'_> {
 
     fn section(&mut self, key: &Word, node: Node, section: &Section, at: &str) -> Node {
         let Value::Map(entries) = node.value else { return self.not_a_map(key, node, section) };
-        let mut seen: Vec<(String, Span)> = Vec::new();
+        let mut seen = BTreeMap::new();
         let mut out = Vec::with_capacity(entries.len());
         for (word, value) in entries {
             if self.is_repeated(&mut seen, &word) {
@@ -174,7 +176,7 @@ impl Checker<'_> {
                 .add(Problem::error(node.span, message).help(format!("write each as `{}: {{ NAME: … }}`", key.text)));
             return bad(node);
         };
-        let mut seen = Vec::new();
+        let mut seen = BTreeMap::new();
         let mut out = Vec::with_capacity(entries.len());
         for (word, value) in entries {
             if self.is_repeated(&mut seen, &word) {
@@ -190,14 +192,14 @@ impl Checker<'_> {
         Node { value: Value::Map(out), ..node }
     }
 
-    fn is_repeated(&mut self, seen: &mut Vec<(String, Span)>, word: &Word) -> bool {
-        if let Some((_, first)) = seen.iter().find(|(text, _)| *text == word.text) {
+    fn is_repeated(&mut self, seen: &mut BTreeMap<String, Span>, word: &Word) -> bool {
+        if let Some(first) = seen.get(&word.text) {
             let problem = Problem::error(word.span, format!("`{}` is given twice", word.text)).label("here again");
             self.problems
                 .add(problem.help(format!("it is given at {} already: take one out", self.sources.place(*first))));
             return true;
         }
-        seen.push((word.text.clone(), word.span));
+        seen.insert(word.text.clone(), word.span);
         false
     }
 

@@ -15,7 +15,7 @@ pub struct Span {
     pub(crate) column: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Source {
     /// As it is named to people.
     name: String,
@@ -24,7 +24,7 @@ struct Source {
 }
 
 /// The files that a configuration was read from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources(Vec<Source>);
 
 impl Sources {

@@ -19,6 +19,10 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// Where metrics and health are served; `None` is nowhere.
     pub metrics: Option<BindAddress>,
+    /// Where the process is asked and told; `None` is nowhere.
+    pub admin: Option<AdminAccess>,
+    /// How a changed file takes effect.
+    pub reload: Reload,
     /// Logs.
     pub log: Log,
     /// The process.
@@ -148,6 +152,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Tries on another endpoint after the first.
     pub retries: u32,
+    /// How sessions leave an endpoint.
+    pub drain: Drain,
 }
 
 /// One server of a pool.
@@ -178,6 +184,43 @@ pub struct Health {
     pub timeout: Duration,
     /// Outcomes in a row that change a verdict.
     pub rules: Rules,
+}
+
+/// How sessions leave an endpoint that takes no new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long they may go on.
+    pub timeout: Duration,
+    /// Sessions that are ended meanwhile, and in which time; `None` is none.
+    pub close_rate: Option<(u32, Duration)>,
+}
+
+/// Where the process is asked and told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminAccess {
+    /// A unix socket; `None` is the usual place, where one may be.
+    pub socket: Option<PathBuf>,
+    /// Permissions of `socket`.
+    pub mode: u32,
+    /// A second unix socket, that changes nothing.
+    pub read_socket: Option<PathBuf>,
+    /// Permissions of `read_socket`.
+    pub read_mode: u32,
+    /// Group of both.
+    pub group: Option<String>,
+    /// Over TCP, with the file that holds the token.
+    pub bind: Option<(BindAddress, PathBuf)>,
+    /// Where changes made at run time are kept.
+    pub state_file: Option<PathBuf>,
+}
+
+/// How a changed file takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// By itself.
+    pub watch: bool,
+    /// How long the files must be at rest.
+    pub settle: Duration,
 }
 
 /// What happens when no endpoint of a pool is fit.
@@ -263,6 +306,8 @@ pub struct SessionLog {
 pub struct Runtime {
     /// Threads that move bytes; `None` is one a core.
     pub workers: Option<u32>,
+    /// Whether each worker stays on a core of its own.
+    pub cpu_affinity: bool,
     /// Most sessions of the process; `None` is what the limit of open files allows.
     pub max_sessions: Option<u32>,
     /// Between "not ready" and the end of accepting, at shutdown.

@@ -80,7 +80,7 @@ const fn section(what: &'static str, keys: &'static [Key]) -> Section {
 }
 
 use Kind::{Choice, List, Named, OffOr, TextOr};
-use Leaf::{Duration, Integer, Name, Or, Path, Prefix, Share, Size, Socket, Switch, Text, Time, Word};
+use Leaf::{Duration, Integer, Name, Or, Path, Prefix, Rate, Share, Size, Socket, Switch, Text, Time, Word};
 
 const MANY: Leaf = Integer(1, 1_000_000_000);
 const OFF: &[&str] = &["off"];
@@ -106,9 +106,10 @@ pub(crate) static TOP: Section = section(
         Key::new("metrics", Kind::Section(&METRICS), "Prometheus metrics, `/healthz` and `/readyz`."),
         Key::new("log", Kind::Section(&LOG), "The process's log, and the log of sessions.").or("{}"),
         Key::new("runtime", Kind::Section(&RUNTIME), "The process.").or("{}"),
+        Key::new("admin", OffOr(&ADMIN), "Where `floodway status`, `reload`, `drain` and the like reach the process.")
+            .or("{}"),
+        Key::new("reload", Kind::Section(&RELOAD), "How a changed file takes effect.").or("{}"),
         Key::later("certificates", "Identities for TLS."),
-        Key::later("admin", "The socket for `status`, `drain` and the like."),
-        Key::later("reload", "Watching the file."),
         Key::later("policies", "Rules for HTTP."),
         Key::later("stores", "Where shared state lives."),
     ],
@@ -282,11 +283,29 @@ pub(crate) static POOL: Section = section(
         Key::later("discovery", "How found endpoints come and go."),
         Key::later("ejection", "Takes out endpoints that fail traffic."),
         Key::later("slow_start", "Fewer sessions for an endpoint that has just come back."),
-        Key::later("drain", "How sessions leave an endpoint."),
+        Key::new(
+            "drain",
+            Kind::Section(&DRAIN),
+            "How sessions leave an endpoint that is drained, disabled or removed.",
+        )
+        .or("{}"),
         Key::later("send_proxy", "PROXY protocol to endpoints."),
         Key::later("connect_from", "The address that endpoints see."),
         Key::later("tls", "TLS to endpoints."),
         Key::later("http", "HTTP to endpoints."),
+    ],
+);
+
+static DRAIN: Section = section(
+    "`drain`",
+    &[
+        Key::new("timeout", Kind::Leaf(Duration), "How long sessions may go on; then they are ended.").or("10m"),
+        Key::new(
+            "close_rate",
+            Kind::Leaf(Or(OFF, &Rate)),
+            "Sessions that are ended meanwhile, in a time; those without traffic first. `off` waits for the timeout.",
+        )
+        .or("off"),
     ],
 );
 
@@ -411,6 +430,32 @@ static METRICS: Section = section(
     .required()],
 );
 
+static ADMIN: Section = section(
+    "`admin`",
+    &[
+        Key::new(
+            "socket",
+            Kind::Leaf(Path),
+            "A unix socket; /run/floodway/admin.sock if none is given, or $XDG_RUNTIME_DIR/floodway/admin.sock if not root.",
+        ),
+        Key::new("mode", Kind::Leaf(Leaf::Mode), "Permissions of `socket`, in octal.").or("0600"),
+        Key::new("read_socket", Kind::Leaf(Path), "A second unix socket, that changes nothing."),
+        Key::new("read_mode", Kind::Leaf(Leaf::Mode), "Permissions of `read_socket`, in octal.").or("0660"),
+        Key::new("group", Kind::Leaf(Text), "Group of both sockets."),
+        Key::new("bind", Kind::Leaf(Socket), "Over TCP as well; needs `token_file`, and an address of loopback."),
+        Key::new("token_file", Kind::Leaf(Path), "A file with the token that clients over TCP must send."),
+        Key::new("state_file", Kind::Leaf(Path), "Where changes made at run time are kept over a restart."),
+    ],
+);
+
+static RELOAD: Section = section(
+    "`reload`",
+    &[
+        Key::new("watch", Kind::Leaf(Switch), "Whether a changed file is applied by itself.").or("on"),
+        Key::new("settle", Kind::Leaf(Time), "How long the files must be at rest before they are read.").or("500ms"),
+    ],
+);
+
 static LOG: Section = section(
     "`log`",
     &[
@@ -437,20 +482,20 @@ pub(crate) const REASONS: &[&str] = &[
     "lifetime",
     "connect_failed",
     "no_endpoint",
+    "denied",
     "limit",
+    "endpoint_removed",
+    "drained",
     "shutdown",
+    "closed_by_admin",
     "internal_error",
 ];
 
 const LATER_REASONS: &[&str] = &[
     "sniff_timeout",
     "queue_timeout",
-    "denied",
     "overload",
     "endpoint_down",
-    "endpoint_removed",
-    "drained",
-    "closed_by_admin",
     "proxy_error",
     "tls_error",
     "unreachable",
@@ -478,6 +523,12 @@ static RUNTIME: Section = section(
     "`runtime`",
     &[
         Key::new("workers", Kind::Leaf(Or(AUTO, &Integer(1, 1024))), "Threads that move bytes; one a core.").or("auto"),
+        Key::new(
+            "cpu_affinity",
+            Kind::Leaf(Switch),
+            "Each worker stays on a core of its own, of those that the process may use.",
+        )
+        .or("off"),
         Key::new(
             "max_sessions",
             Kind::Leaf(Or(AUTO, &MANY)),

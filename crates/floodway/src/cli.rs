@@ -84,8 +84,8 @@ pub(crate) struct TcpArgs {
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,
-    /// The socket for `status` and the like: not in this version
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// The unix socket for `floodway status`, `drain` and the like
+    #[arg(long, value_name = "PATH")]
     pub(crate) admin: Option<String>,
     /// Threads that move bytes [default: one a core]
     #[arg(long, value_name = "N")]

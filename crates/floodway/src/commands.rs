@@ -11,11 +11,13 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use floodway_config::{Checked, Files, Limits, Problems, Rejected, Sources};
+use serde_json::{Value, json};
 
 use crate::Exit;
+use crate::wire::Source;
 
 /// Reads a configuration with what this machine allows.
-fn read(path: &Path, files: &dyn Files) -> Result<Checked, Rejected> {
+pub(crate) fn read(path: &Path, files: &dyn Files) -> Result<Checked, Rejected> {
     let limits = Limits { open_files: floodway_net::open_files_limit().ok() };
     floodway_config::read(path, files, &limits)
 }
@@ -25,12 +27,12 @@ fn show(problems: &Problems, sources: &Sources) {
     eprint!("{}", problems.render(sources, std::io::stderr().is_terminal()));
 }
 
-/// Runs what was read, or says why not.
-fn run_checked(read: Result<Checked, Rejected>) -> anyhow::Result<Exit> {
+/// Runs what was read, from files that can be read again if there are any; or says why not.
+fn run_checked(read: Result<Checked, Rejected>, source: Option<Source>) -> anyhow::Result<Exit> {
     match read {
         Ok(checked) => {
             show(&checked.warnings, &checked.sources);
-            crate::wire::run(checked.config)?;
+            crate::wire::run(checked, source)?;
             Ok(Exit::Ok)
         }
         Err(rejected) => {
@@ -46,4 +48,20 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Problems as scripts read them.
+pub(crate) fn problems_as_json(problems: &Problems, sources: &Sources) -> Vec<Value> {
+    let one = |p: &floodway_config::Problem| {
+        let (line, column) = p.line_and_column();
+        json!({
+            "severity": p.severity.as_str(),
+            "file": p.span.map(|s| sources.name(s)),
+            "line": line,
+            "column": column,
+            "message": p.message,
+            "help": p.help,
+        })
+    };
+    problems.iter().map(one).collect()
 }

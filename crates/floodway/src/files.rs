@@ -1,27 +1,59 @@
 //! The file system and the environment, as the configuration asks for them.
 
-use std::fs::File;
-use std::io::Read;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use floodway_config::Files;
 
-/// Largest file that is read, in bytes; the configuration itself may be smaller still.
-const MOST_BYTES: u64 = 128 * 1024 * 1024;
+/// Largest file that is read, in bytes: as large as a configuration may be.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The real thing.
-pub(crate) struct RealFiles;
+/// The real thing; notes what was asked for.
+#[derive(Default)]
+pub(crate) struct RealFiles {
+    /// Whether a pipe may be read to its end, which may be never.
+    pub(crate) may_wait: bool,
+    /// Every path that was read, and the pattern of every look into a folder.
+    pub(crate) asked: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl RealFiles {
+    /// For a command that a person waits for: `-c <(…)` is a pipe.
+    pub(crate) fn patient() -> Self {
+        Self { may_wait: true, ..Self::default() }
+    }
+
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // Without waiting for whoever might open the other end of a pipe.
+        let flags = if self.may_wait { 0 } else { libc::O_NONBLOCK };
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let about = file.metadata()?;
+        if !self.may_wait && !about.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        if about.len() > MOST_BYTES {
+            return Err(io::Error::other(format!("it is larger than {} MiB", MOST_BYTES >> 20)));
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
 
 impl Files for RealFiles {
     fn read(&self, path: &Path) -> Result<String, String> {
-        let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
-        read.map_err(|error| reason(&error))?;
+        self.asked.borrow_mut().insert(path.to_path_buf());
+        let bytes = self.bytes(path).map_err(|error| reason(&error))?;
         String::from_utf8(bytes)
             .map_err(|error| format!("it is not UTF-8 text (byte {})", error.utf8_error().valid_up_to()))
     }
 
     fn matching(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
+        self.asked.borrow_mut().insert(pattern.to_path_buf());
         let folder = pattern.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = pattern.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut found = Vec::new();

@@ -2,7 +2,10 @@
 
 mod cli;
 mod commands;
+mod control;
 mod files;
+mod state;
+mod watch;
 mod wire;
 
 use std::process::ExitCode;
@@ -31,6 +34,7 @@ impl From<Exit> for ExitCode {
 }
 
 fn main() -> ExitCode {
+    floodway_net::without_huge_pages();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -39,10 +39,18 @@ reasons! {
     ConnectFailed = "connect_failed",
     /// No endpoint was fit.
     NoEndpoint = "no_endpoint",
+    /// Its source may not connect any more.
+    Denied = "denied",
     /// A configured limit was reached.
     Limit = "limit",
+    /// Its endpoint, or its listener, is gone from the configuration.
+    EndpointRemoved = "endpoint_removed",
+    /// Its endpoint is drained or disabled.
+    Drained = "drained",
     /// Floodway is shutting down and `drain_timeout` is over.
     Shutdown = "shutdown",
+    /// The operator closed it.
+    ClosedByAdmin = "closed_by_admin",
     /// A bug of ours ended this one session.
     InternalError = "internal_error",
 }

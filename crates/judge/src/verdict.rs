@@ -38,6 +38,11 @@ impl Judge {
         Self { rules, verdict: Verdict::Unknown, against: 0 }
     }
 
+    /// Judges by other rules from now on; what was observed stays.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     /// Takes one outcome; gives the new verdict if it changed.
     pub fn observe(&mut self, outcome: &Outcome) -> Option<Verdict> {
         let says = if *outcome == Outcome::Pass { Verdict::Up } else { Verdict::Down };

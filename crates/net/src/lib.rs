@@ -9,7 +9,12 @@ mod process;
 mod socket;
 mod tcp_info;
 
-pub use listener::{BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_unix};
+pub use listener::{
+    BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix,
+};
 pub use pipe::{PIPE_BYTES, Pipe, PipeCap, PipePool};
-pub use process::{become_user, open_files_limit, open_files_now, raise_open_files};
+pub use process::{
+    allowed_cores, become_user, is_root, open_files_limit, open_files_now, raise_open_files, stay_on_core,
+    without_huge_pages,
+};
 pub use socket::{Connecting, Keepalive, Peer, Socket, SocketOptions, Target};

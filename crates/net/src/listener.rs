@@ -18,7 +18,7 @@ use crate::tcp_info::FastOpen;
 use crate::{Peer, Socket, SocketOptions};
 
 /// How a TCP listener is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenOptions {
     /// IP_FREEBIND.
     pub freebind: bool,
@@ -91,13 +91,52 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// One address, bound: a listening socket for each worker.
+/// One address, bound: some listening sockets, one for each worker as a rule.
 #[derive(Debug)]
 pub struct Bound {
     /// Where, with the port that the kernel chose if it was asked to.
     pub place: Place,
-    /// One for each worker, in their order.
+    /// One for each worker, in their order. Those of a unix socket are one and the same.
     pub sockets: Vec<OwnedFd>,
+}
+
+impl Bound {
+    /// Adds sockets until there are `count`. Those that are there stay as they are, with what waits in their queues.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn grow(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
+        while self.sockets.len() < count {
+            let more = match &self.place {
+                Place::Tcp(ip, port) => {
+                    let address = SocketAddr::new(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), *port);
+                    let socket = open(address, ip.is_none(), options, true)?;
+                    listen(&socket, options)?;
+                    socket.into()
+                }
+                Place::Unix(_) => match self.sockets.first() {
+                    Some(socket) => socket.try_clone()?,
+                    None => return Ok(()),
+                },
+            };
+            self.sockets.push(more);
+        }
+        Ok(())
+    }
+
+    /// Gives the sockets that are open other options: for what they accept from now on.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn set_options(&self, options: &ListenOptions) -> io::Result<()> {
+        for socket in &self.sockets {
+            if matches!(self.place, Place::Tcp(..)) {
+                options.socket.apply(&socket2::SockRef::from(socket))?;
+            }
+            rustix::net::listen(socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        }
+        Ok(())
+    }
 }
 
 /// Binds `ip` and `port` for `workers` workers (at least 1). `None` is every address, IPv4 and IPv6; port 0 any free port.
@@ -108,6 +147,31 @@ pub struct Bound {
 /// # Errors
 /// Says who must act.
 pub fn bind_tcp(ip: Option<IpAddr>, port: u16, options: &ListenOptions, workers: usize) -> Result<Bound, BindError> {
+    bind_group(ip, port, options, workers, false)
+}
+
+/// As [`bind_tcp`], beside a socket of this very process that has the address, or a wider or narrower one, and is about to
+/// go: nobody is asked.
+///
+/// # Errors
+/// Says who must act.
+pub fn bind_tcp_beside(
+    ip: Option<IpAddr>,
+    port: u16,
+    options: &ListenOptions,
+    workers: usize,
+) -> Result<Bound, BindError> {
+    bind_group(ip, port, options, workers, true)
+}
+
+fn bind_group(
+    ip: Option<IpAddr>,
+    port: u16,
+    options: &ListenOptions,
+    workers: usize,
+    share: bool,
+) -> Result<Bound, BindError> {
+    let open_group = |ip, both, port, options, workers| open_group(ip, both, port, options, workers, share);
     match open_group(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none(), port, options, workers) {
         Ok((port, sockets)) => Ok(Bound { place: Place::Tcp(ip, port), sockets }),
         // A machine without IPv6: every address is every IPv4 address.
@@ -127,8 +191,9 @@ fn open_group(
     port: u16,
     options: &ListenOptions,
     workers: usize,
+    share: bool,
 ) -> io::Result<(u16, Vec<OwnedFd>)> {
-    let first = open(SocketAddr::new(ip, port), both, options, false)?;
+    let first = open(SocketAddr::new(ip, port), both, options, share)?;
     let bound = first.local_addr()?.as_socket().map_or(port, |a| a.port());
     first.set_reuse_port(true)?;
     let mut sockets = vec![first];
@@ -136,12 +201,16 @@ fn open_group(
         sockets.push(open(SocketAddr::new(ip, bound), both, options, true)?);
     }
     for socket in &sockets {
-        if let Some(length) = options.fast_open {
-            setsockopt(&socket.as_fd(), FastOpen, &length)?;
-        }
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        listen(socket, options)?;
     }
     Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
+}
+
+fn listen(socket: &socket2::Socket, options: &ListenOptions) -> io::Result<()> {
+    if let Some(length) = options.fast_open {
+        setsockopt(&socket.as_fd(), FastOpen, &length)?;
+    }
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))
 }
 
 fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -> io::Result<socket2::Socket> {

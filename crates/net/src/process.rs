@@ -2,8 +2,9 @@
 
 use std::io;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Uid, User, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Pid, Uid, User, initgroups, setgid, setuid};
 
 /// Raises the soft limit of open files to the hard one; gives the limit now in force.
 ///
@@ -32,6 +33,37 @@ pub fn open_files_limit() -> io::Result<u64> {
 pub fn open_files_now() -> io::Result<u64> {
     // The folder itself is open while it is read.
     Ok((std::fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1))
+}
+
+/// The cores that this thread may run on, by number.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|&core| allowed.is_set(core).unwrap_or(false)).collect())
+}
+
+/// Keeps this thread on `core` (sched_setaffinity(2)).
+///
+/// # Errors
+/// If the process may not use that core.
+pub fn stay_on_core(core: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+}
+
+/// Keeps the kernel from backing memory with huge pages from now on (PR_SET_THP_DISABLE): a process of many small objects
+/// would hold megabytes that it does not use. Where the kernel does not know the request, nothing changes.
+pub fn without_huge_pages() {
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
+/// Whether the process acts as root.
+#[must_use]
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
 }
 
 /// Becomes `name`, with its groups, for ever. Must be called before any other thread starts.

@@ -205,7 +205,7 @@ impl Socket {
 }
 
 /// Keepalive probes (tcp(7)).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
     /// Silence before the first probe; whole seconds.
     pub idle: Duration,
@@ -216,7 +216,7 @@ pub struct Keepalive {
 }
 
 /// Options that listeners hand down to what they accept, and that connections to endpoints get.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
     /// `None` is off.
     pub keepalive: Option<Keepalive>,

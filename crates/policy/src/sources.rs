@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
@@ -28,6 +28,11 @@ pub struct SourceLimits {
     limit: u32,
     prefix: SourcePrefix,
     exempt: Access,
+    table: Arc<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
     key: Key,
     /// Each locked for one look-up and one count; never across anything else.
     shards: Box<[Mutex<HashMap<IpAddr, u32, Key>>]>,
@@ -56,7 +61,14 @@ impl SourceLimits {
     pub fn new(limit: u32, prefix: SourcePrefix, exempt: &[Prefix], key: [u64; 2]) -> Self {
         let key = Key(key[0], key[1]);
         let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::with_hasher(key))).collect();
-        Self { limit, prefix, exempt: Access::new(Some(exempt), &[]), key, shards }
+        Self { limit, prefix, exempt: Access::new(Some(exempt), &[]), table: Arc::new(Table { key, shards }) }
+    }
+
+    /// The same counts under other rules; `None` if what makes a source is another, so that the counts mean nothing.
+    #[must_use]
+    pub fn with_rules(&self, limit: u32, prefix: SourcePrefix, exempt: &[Prefix]) -> Option<Self> {
+        let exempt = Access::new(Some(exempt), &[]);
+        (prefix == self.prefix).then(|| Self { limit, prefix, exempt, table: Arc::clone(&self.table) })
     }
 
     /// Counts a session of `address`. Gives what to hand to [`SourceLimits::leave`] (`None` for an exempt address).
@@ -94,7 +106,7 @@ impl SourceLimits {
     /// Sources that have sessions now.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.table.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
     /// Whether no source has a session.
@@ -111,9 +123,9 @@ impl SourceLimits {
 
     fn shard(&self, source: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, u32, Key>> {
         // Salted, so that the shard and the place in its table do not come from the same bits.
-        let index = usize::try_from(self.key.hash_one((source, 0x5eed_u16)) % SHARDS as u64).unwrap_or(0);
+        let index = usize::try_from(self.table.key.hash_one((source, 0x5eed_u16)) % SHARDS as u64).unwrap_or(0);
         // A panic elsewhere in the worker cannot leave a count half changed: no call-out happens under the lock.
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,49 +1,110 @@
 //! Runs the checks of every pool on the control thread, and tells the pools what they say.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use floodway_balance::{Admin, Health};
 use floodway_config::Address;
 use floodway_health::{Target, probe};
 use floodway_judge::{Judge, Outcome, Verdict, schedule};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
-use crate::Shared;
+use crate::Snapshot;
 use crate::snapshot::Pool;
 
-/// Starts the checks of every pool; each endpoint has its own task, and its own moment. At most `at_once` run together.
-pub(crate) fn start(shared: &Arc<Shared>, at_once: u32) {
-    let slots = Arc::new(Semaphore::new(at_once.max(1) as usize));
-    for pool in &shared.snapshot().pools {
-        let Some(health) = &pool.health else { continue };
-        for index in 0..pool.endpoints.len() {
-            if pool.balance.admin(index) != Admin::Disabled {
-                tokio::task::spawn_local(watch(Arc::clone(pool), index, health.clone(), Arc::clone(&slots)));
+/// The task of each endpoint that is checked, by pool and address. It outlives a reload, and its judgement with it.
+pub(crate) struct Checks {
+    tasks: HashMap<(String, Address), Task>,
+    /// So many checks run at a time.
+    slots: Arc<Semaphore>,
+}
+
+struct Task {
+    /// Whom it checks: looked at anew before each check.
+    whom: Rc<RefCell<Whom>>,
+    task: AbortHandle,
+}
+
+/// An endpoint of the snapshot of now.
+#[derive(Clone)]
+struct Whom {
+    pool: Arc<Pool>,
+    index: usize,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Checks {
+    /// No task yet; at most `at_once` checks will run together.
+    pub(crate) fn new(at_once: u32) -> Self {
+        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)) }
+    }
+
+    /// Checks what `snapshot` names, and nothing else: tasks of endpoints that stay go on, with what they know.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
+        let mut before = std::mem::take(&mut self.tasks);
+        for pool in snapshot.pools.iter().filter(|p| p.health.is_some()) {
+            for index in (0..pool.endpoints.len()).filter(|&i| pool.balance.admin(i) != Admin::Disabled) {
+                let whom = Whom { pool: Arc::clone(pool), index };
+                let key = (pool.name.clone(), pool.endpoints[index].address.clone());
+                let task = match before.remove(&key) {
+                    Some(task) => {
+                        *task.whom.borrow_mut() = whom;
+                        task
+                    }
+                    None => {
+                        let whom = Rc::new(RefCell::new(whom));
+                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots));
+                        Task { whom, task: tokio::task::spawn_local(watch).abort_handle() }
+                    }
+                };
+                self.tasks.insert(key, task);
             }
         }
     }
 }
 
-async fn watch(pool: Arc<Pool>, index: usize, health: floodway_config::Health, slots: Arc<Semaphore>) {
+async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>) {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let (place, count) = (small(index), small(pool.endpoints.len()));
     let start = Instant::now();
-    let mut judge = Judge::new(health.rules);
+    let mut judge: Option<Judge> = None;
     loop {
         let Ok(slot) = slots.acquire().await else { return };
+        let (pool, index) = {
+            let whom = whom.borrow();
+            (Arc::clone(&whom.pool), whom.index)
+        };
+        let Some(health) = &pool.health else { return };
         let begin = Instant::now();
         let outcome = probe(&health.check, target(&pool.endpoints[index].address), health.timeout).await;
         drop(slot);
-        note(&pool, index, &outcome, begin.elapsed());
+        // The configuration may have changed meanwhile: the verdict is the endpoint's, wherever it stands now.
+        let (pool, index) = {
+            let whom = whom.borrow();
+            (Arc::clone(&whom.pool), whom.index)
+        };
+        let Some(health) = &pool.health else { return };
+        pool.endpoints[index].stats.note_check(&outcome);
+        pool.check_times.of(0).add(begin.elapsed());
+        let judge = judge.get_or_insert_with(|| Judge::new(health.rules));
+        judge.set_rules(health.rules);
         if let Some(verdict) = judge.observe(&outcome) {
             tell(&pool, index, verdict, &outcome);
         }
         let wait = if judge.is_wavering() && health.fast_every < health.every {
             health.fast_every
         } else {
-            schedule::next(place, count, health.every, start.elapsed())
+            schedule::next(small(index), small(pool.endpoints.len()), health.every, start.elapsed())
         };
+        drop(pool);
         tokio::time::sleep(wait).await;
     }
 }
@@ -55,11 +116,6 @@ fn target(address: &Address) -> Target<'_> {
     }
 }
 
-fn note(pool: &Pool, index: usize, outcome: &Outcome, took: Duration) {
-    pool.endpoints[index].note_check(outcome);
-    pool.check_times.of(0).add(took);
-}
-
 fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
     let health = match verdict {
         Verdict::Up => Health::Up,
@@ -69,6 +125,7 @@ fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
     let endpoint = &pool.endpoints[index];
     let had_none = pool.balance.none_fit();
     pool.balance.set_health(index, health);
+    endpoint.stats.note_verdict(outcome);
     match health {
         Health::Up => tracing::info!(pool = pool.name, endpoint = endpoint.name, "endpoint is up"),
         _ => tracing::warn!(pool = pool.name, endpoint = endpoint.name, reason = %outcome, "endpoint is down"),

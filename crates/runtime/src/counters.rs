@@ -10,15 +10,17 @@ use floodway_flow::{Direction, Reason};
 
 /// A count that one thread advances and all may read. Relaxed: it orders nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Count(AtomicU64);
+pub struct Count(AtomicU64);
 
 impl Count {
     /// Only for the worker that owns the lane: two writers would lose counts.
-    pub(crate) fn add(&self, n: u64) {
+    pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    /// What was counted.
+    #[must_use]
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -29,21 +31,25 @@ struct Lane<T>(T);
 
 /// One `T` for each worker.
 #[derive(Debug)]
-pub(crate) struct Lanes<T>(Box<[Lane<T>]>);
+pub struct Lanes<T>(Box<[Lane<T>]>);
 
 impl<T: Default> Lanes<T> {
-    pub(crate) fn new(workers: usize) -> Self {
+    /// A lane for each of `workers`; at least one.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
         Self((0..workers.max(1)).map(|_| Lane::default()).collect())
     }
 }
 
 impl<T> Lanes<T> {
     /// The lane of worker number `worker`.
-    pub(crate) fn of(&self, worker: usize) -> &T {
+    #[must_use]
+    pub fn of(&self, worker: usize) -> &T {
         &self.0[worker % self.0.len()].0
     }
 
-    pub(crate) fn sum(&self, get: impl Fn(&T) -> u64) -> u64 {
+    /// What `get` reads of every lane, together.
+    pub fn sum(&self, get: impl Fn(&T) -> u64) -> u64 {
         self.0.iter().map(|lane| get(&lane.0)).sum()
     }
 }
@@ -58,13 +64,15 @@ pub(crate) struct Traffic {
 
 /// Bytes each way.
 #[derive(Debug, Default)]
-pub(crate) struct Bytes {
+pub struct Bytes {
     to_endpoint: Count,
     to_client: Count,
 }
 
 impl Bytes {
-    pub(crate) fn of(&self, direction: Direction) -> &Count {
+    /// Those of `direction`.
+    #[must_use]
+    pub fn of(&self, direction: Direction) -> &Count {
         match direction {
             Direction::ToEndpoint => &self.to_endpoint,
             Direction::ToClient => &self.to_client,

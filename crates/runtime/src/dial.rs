@@ -94,7 +94,7 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
         _ => Failure::Unreachable,
     };
-    endpoint.serving.of(context.worker).failures(why).add(1);
+    endpoint.stats.serving.of(context.worker).failures(why).add(1);
     let words = match why {
         Failure::Timeout => "connect timed out".to_owned(),
         _ => error.to_string(),

@@ -6,11 +6,16 @@
 
 mod accept;
 mod budget;
+mod by_hand;
 mod checks;
 mod counters;
 mod dial;
+mod doors;
+mod drain;
 mod handler;
+mod hands;
 mod relay;
+mod reload;
 mod server;
 mod session;
 mod shared;
@@ -19,10 +24,13 @@ mod translate;
 mod worker;
 
 pub use budget::Budget;
-pub use counters::{CONNECT_BUCKETS, ConnectTimes, Failure, Rejection, Totals};
+pub use by_hand::{AllByHand, ByHand};
+pub use counters::{Bytes, CONNECT_BUCKETS, ConnectTimes, Count, Failure, Lanes, Rejection, Totals};
 pub use handler::{Flow, Handler};
+pub use hands::explain;
 pub use relay::tcp::TcpRelay;
+pub use reload::Fate;
 pub use server::{Running, Server, StartError};
-pub use session::{Event, Record, SessionId, SessionLog};
+pub use session::{Event, NoSessionId, Record, SessionId, SessionInfo, SessionLog};
 pub use shared::Shared;
 pub use snapshot::{Endpoint, EndpointState, Listener, Pool, Snapshot};

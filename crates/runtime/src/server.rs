@@ -1,25 +1,33 @@
 //! Binds, starts, and ends.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use floodway_config::{Bind, Config};
+use floodway_config::Config;
 use floodway_flow::{Permits, Reason};
-use floodway_net::{BindError, Bound, PipeCap, Place, SocketFile, bind_tcp, bind_unix};
+use floodway_net::{BindError, PipeCap, Place, SocketFile};
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 
+use crate::by_hand::AllByHand;
+use crate::checks::Checks;
 use crate::counters::Lanes;
-use crate::worker::{Door, Mail, Start, run};
-use crate::{Budget, Handler, SessionLog, Shared, checks, translate};
+use crate::doors::{Doors, Moves};
+use crate::drain::Drains;
+use crate::shared::Reloads;
+use crate::translate::Making;
+use crate::worker::{Mail, Start, run};
+use crate::{Budget, Handler, SessionLog, Shared};
 
-/// Why a server could not start.
+/// Why a server could not start, or a configuration not be applied.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address could not be bound.
@@ -36,6 +44,14 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("cannot start a worker: {0}")]
     Thread(io::Error),
+    /// More workers than there is room for in a running process.
+    #[error("`runtime.workers: {asked}` needs a restart: while it runs there can be {most} at the most")]
+    TooManyWorkers {
+        /// What the configuration asks for.
+        asked: usize,
+        /// What there is room for.
+        most: usize,
+    },
 }
 
 /// Sockets that are bound, and nothing that runs yet: the moment to give up privileges.
@@ -43,8 +59,8 @@ pub struct Server {
     config: Config,
     workers: usize,
     open_files: u64,
-    /// Each listener's name and its addresses.
-    bound: Vec<(String, Vec<Bound>)>,
+    doors: Doors,
+    first_moves: Moves,
 }
 
 impl Server {
@@ -53,38 +69,38 @@ impl Server {
     /// # Errors
     /// Names the listener and the address that could not be had; nothing stays bound.
     pub fn bind(config: Config, open_files: u64) -> Result<Self, StartError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = config.runtime.workers.map_or(cores, |n| n as usize);
-        let mut bound = Vec::with_capacity(config.listeners.len());
-        for listener in &config.listeners {
-            let mut places = Vec::new();
-            for bind in &listener.bind {
-                let error = |error| StartError::Bind { listener: listener.name.clone(), error };
-                places.extend(open(bind, &listener.tcp, workers).map_err(error)?);
-            }
-            bound.push((listener.name.clone(), places));
-        }
-        Ok(Self { config, workers, open_files, bound })
+        let workers = workers(&config);
+        let mut doors = Doors::default();
+        let prepared = doors.prepare(&config, workers)?;
+        let first_moves = doors.commit(prepared, &config, workers);
+        Ok(Self { config, workers, open_files, doors, first_moves })
     }
 
     /// Every listener's name and where it listens.
     pub fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
-        self.bound.iter().flat_map(|(name, bound)| bound.iter().map(move |b| (name.as_str(), &b.place)))
+        self.doors.places()
     }
 
     /// Starts the workers and the checks. Must be called on the control thread's event loop, which runs the checks.
+    /// `by_hand` is what was changed at run time before a restart.
     ///
     /// # Errors
     /// If the limit of open files carries no session, or a thread cannot be started.
-    pub fn start<H: Handler>(self, handler: &H, log: Arc<dyn SessionLog>) -> Result<Running, StartError> {
+    pub fn start<H: Handler + Sync>(
+        self,
+        handler: &H,
+        log: Arc<dyn SessionLog>,
+        by_hand: AllByHand,
+    ) -> Result<Running, StartError> {
         let budget = self.budget();
         if budget.sessions == 0 {
             return Err(StartError::NoRoom(self.open_files));
         }
-        let asked = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
+        let lanes = self.workers.max(cores());
+        let making = Making { old: None, by_hand: &by_hand, lanes, key: [random(), random()] };
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(translate::snapshot(&self.config, self.workers, [random(), random()])),
-            permits: Permits::new(budget.sessions.min(asked)),
+            snapshot: ArcSwap::from_pointee(making.snapshot(&self.config)),
+            permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
             room: Notify::new(),
             empty: Notify::new(),
             pipes: Arc::new(PipeCap::new(budget.pipes)),
@@ -94,65 +110,85 @@ impl Server {
             accept_pauses: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             panics: AtomicU64::new(0),
-            spliced: Lanes::new(self.workers),
-            switches: Lanes::new(self.workers),
-            workers: self.workers,
+            spliced: Lanes::new(lanes),
+            switches: Lanes::new(lanes),
+            lanes,
+            reloads: Reloads::default(),
             open_files: self.open_files,
         });
-        let socket_files = self.places().filter_map(|(_, place)| match place {
-            Place::Unix(path) => SocketFile::of(path),
-            Place::Tcp(..) => None,
-        });
-        let mut running = Running { socket_files: socket_files.collect(), shared, workers: Vec::new() };
-        for (worker, doors) in deal(self.bound, self.workers).into_iter().enumerate() {
-            running.spawn(worker, doors, handler.clone())?;
-        }
-        checks::start(&running.shared, budget.probes);
+        let handler = handler.clone();
+        let pinned_to = match self.config.runtime.cpu_affinity {
+            true => floodway_net::allowed_cores().map_err(StartError::Thread)?,
+            false => Vec::new(),
+        };
+        let mut running = Running {
+            workers: Rc::new(RefCell::new(Vec::new())),
+            start_worker: Box::new(move |start| {
+                let handler = handler.clone();
+                let thread = std::thread::Builder::new().name(format!("worker-{}", start.worker));
+                thread.spawn(move || run(start, handler))
+            }),
+            pinned_to,
+            doors: self.doors,
+            checks: Checks::new(budget.probes),
+            drains: Drains::default(),
+            budget,
+            config: self.config,
+            by_hand,
+            shared,
+        };
+        running.grow_workers(self.workers)?;
+        drop(running.carry_out(self.first_moves));
+        running.checks.follow(&running.shared.snapshot());
+        running.drain_what_is_withheld();
         Ok(running)
     }
 
     fn budget(&self) -> Budget {
-        let listening: usize = self.bound.iter().flat_map(|(_, bound)| bound).map(|b| b.sockets.len()).sum();
         let checked: usize = self.config.pools.iter().filter(|p| p.health.is_some()).map(|p| p.endpoints.len()).sum();
-        Budget::new(self.open_files, self.workers as u64, listening as u64, checked as u64)
+        let listening = 2 * self.doors.sockets() as u64;
+        Budget::new(self.open_files, self.workers.max(cores()) as u64, listening, checked as u64)
     }
 }
 
-fn open(bind: &Bind, tcp: &floodway_config::Tcp, workers: usize) -> Result<Vec<Bound>, BindError> {
-    match bind {
-        Bind::Tcp { address, freebind, interface, backlog } => {
-            let options = translate::listen_options(tcp, *freebind, interface.as_deref(), *backlog);
-            (address.first..=address.last).map(|port| bind_tcp(address.ip, port, &options, workers)).collect()
-        }
-        Bind::Unix { path, mode, group, backlog } => {
-            Ok(vec![bind_unix(path, *mode, group.as_deref(), *backlog, workers)?])
-        }
-    }
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Gives each worker its socket of every address.
-fn deal(bound: Vec<(String, Vec<Bound>)>, workers: usize) -> Vec<Vec<Door>> {
-    let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
-    for (listener, (_, places)) in bound.into_iter().enumerate() {
-        for Bound { place, sockets } in places {
-            for (door, socket) in doors.iter_mut().zip(sockets) {
-                door.push(Door { listener, place: place.clone(), socket });
-            }
-        }
-    }
-    doors
+/// How many workers `config` asks for.
+pub(crate) fn workers(config: &Config) -> usize {
+    config.runtime.workers.map_or_else(cores, |n| n as usize)
 }
 
 /// Fresh entropy from the operating system.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0u8)
 }
 
-/// A server that carries sessions.
+/// How to start a worker's thread.
+type StartWorker = Box<dyn Fn(Start) -> io::Result<JoinHandle<()>>>;
+
+/// A worker's thread, and how to tell it something.
+pub(crate) struct WorkerThread {
+    pub(crate) mail: UnboundedSender<Mail>,
+    thread: JoinHandle<()>,
+}
+
+/// Every worker there is; those beyond the configured number have no door and only their old sessions.
+pub(crate) type Workers = Rc<RefCell<Vec<WorkerThread>>>;
+
+/// A server that carries sessions. It lives on the control thread.
 pub struct Running {
-    shared: Arc<Shared>,
-    workers: Vec<(UnboundedSender<Mail>, JoinHandle<()>)>,
-    socket_files: Vec<SocketFile>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Workers,
+    start_worker: StartWorker,
+    pinned_to: Vec<usize>,
+    pub(crate) doors: Doors,
+    pub(crate) checks: Checks,
+    pub(crate) drains: Drains,
+    pub(crate) budget: Budget,
+    pub(crate) config: Config,
+    pub(crate) by_hand: AllByHand,
 }
 
 impl Running {
@@ -162,26 +198,70 @@ impl Running {
         &self.shared
     }
 
-    fn spawn<H: Handler>(&mut self, worker: usize, doors: Vec<Door>, handler: H) -> Result<(), StartError> {
-        let (send, mail) = unbounded_channel();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let start = Start { shared: Arc::clone(&self.shared), worker, seed: random(), doors, mail, ready };
-        let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
-        let thread = thread.spawn(move || run(start, handler)).map_err(StartError::Thread)?;
-        self.workers.push((send, thread));
-        is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("it ended by a fault"))).map_err(StartError::Thread)
+    /// Each listener's name and where it listens.
+    #[must_use]
+    pub fn places(&self) -> Vec<(String, String)> {
+        self.doors.places().map(|(name, place)| (name.to_owned(), place.to_string())).collect()
+    }
+
+    /// Starts workers until there are `count`.
+    pub(crate) fn grow_workers(&mut self, count: usize) -> Result<(), StartError> {
+        let there = self.workers.borrow().len();
+        for worker in there..count {
+            let (mail, inbox) = unbounded_channel();
+            let (ready, is_ready) = std::sync::mpsc::channel();
+            let core = self.pinned_to.get(worker % self.pinned_to.len().max(1)).copied();
+            let start = Start { shared: Arc::clone(&self.shared), worker, seed: random(), core, mail: inbox, ready };
+            let thread = (self.start_worker)(start).map_err(StartError::Thread)?;
+            self.workers.borrow_mut().push(WorkerThread { mail, thread });
+            let begun = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("it ended by a fault")));
+            begun.map_err(StartError::Thread)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tell(&self, worker: usize, mail: Mail) {
+        if let Some(worker) = self.workers.borrow().get(worker) {
+            // A worker that has left has closed its doors and ended its sessions.
+            let _ = worker.mail.send(mail);
+        }
+    }
+
+    /// Tells workers of their doors. The future is over once those that close are closed.
+    pub(crate) fn carry_out(&self, moves: Moves) -> impl Future<Output = ()> + 'static {
+        for (worker, door) in moves.open {
+            self.tell(worker, Mail::Open(door));
+        }
+        for (worker, id) in moves.leave {
+            self.tell(worker, Mail::Leave(id));
+        }
+        let closing = moves.close.into_iter().map(|(worker, id)| {
+            let (done, is_done) = oneshot::channel();
+            self.tell(worker, Mail::Close(id, done));
+            is_done
+        });
+        let closing: Vec<_> = closing.collect();
+        async move {
+            for door in closing {
+                let _ = door.await;
+            }
+            moves.files.iter().for_each(SocketFile::remove);
+        }
     }
 
     /// Ends in good order: not ready, `delay`, no more accepting, at most `timeout` for sessions to end by themselves, and
     /// the rest is reset. Once `hurry` resolves the waiting is over.
-    pub async fn shut_down(self, delay: Duration, timeout: Duration, hurry: impl Future<Output = ()>) {
+    pub async fn shut_down(mut self, delay: Duration, timeout: Duration, hurry: impl Future<Output = ()>) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let mut hurry = std::pin::pin!(hurry);
         let hurried = tokio::select! {
             () = tokio::time::sleep(delay) => false,
             () = &mut hurry => true,
         };
-        self.stop_accepting().await;
+        // Every worker takes what waits for it and closes its doors. Socket files go with them: a successor may bind its own
+        // while we drain.
+        let closing = self.doors.close();
+        self.carry_out(closing).await;
         if !hurried {
             tokio::select! {
                 _ = tokio::time::timeout(timeout, self.until_empty()) => {}
@@ -192,34 +272,15 @@ impl Running {
         if left > 0 {
             tracing::warn!(sessions = left, "ending the sessions that are left");
         }
-        for (worker, _) in &self.workers {
-            // A worker that has left needs no telling.
-            let _ = worker.send(Mail::Leave(Reason::Shutdown));
+        let workers = std::mem::take(&mut *self.workers.borrow_mut());
+        for worker in &workers {
+            let _ = worker.mail.send(Mail::End(Reason::Shutdown));
         }
-        for (_, thread) in self.workers {
-            if thread.join().is_err() {
+        for worker in workers {
+            if worker.thread.join().is_err() {
                 tracing::error!("a worker ended by a fault");
             }
         }
-    }
-
-    /// Waits until every worker has taken what waited for it and has closed its doors. Socket files go with them: a
-    /// successor may bind its own while we drain.
-    async fn stop_accepting(&self) {
-        let closing: Vec<_> = self
-            .workers
-            .iter()
-            .map(|(worker, _)| {
-                let (done, is_done) = oneshot::channel();
-                // A worker that has left has closed its doors.
-                let _ = worker.send(Mail::StopAccepting(done));
-                is_done
-            })
-            .collect();
-        for worker in closing {
-            let _ = worker.await;
-        }
-        self.socket_files.iter().for_each(SocketFile::remove);
     }
 
     async fn until_empty(&self) {

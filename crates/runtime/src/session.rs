@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use floodway_balance::Picker;
-use floodway_config::PoolId;
+use floodway_config::{Address, PoolId};
 use floodway_flow::{Direction, Reason};
 use floodway_net::Peer;
 use slab::Slab;
@@ -15,11 +16,11 @@ use tokio::sync::Notify;
 
 use crate::counters::{Lanes, Traffic};
 use crate::handler::Room;
-use crate::snapshot::{Endpoint, Listener, Pool};
+use crate::snapshot::{Endpoint, Listener, Pool, Stats};
 use crate::worker::{Context, View};
 
 /// Names a session: the worker that carries it, and a number there. Unique while the process lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     worker: u32,
     number: u64,
@@ -31,7 +32,26 @@ impl fmt::Display for SessionId {
     }
 }
 
+impl std::str::FromStr for SessionId {
+    type Err = NoSessionId;
+
+    fn from_str(text: &str) -> Result<Self, NoSessionId> {
+        let (worker, number) = text.split_once('-').ok_or(NoSessionId)?;
+        Ok(Self { worker: worker.parse().map_err(|_| NoSessionId)?, number: number.parse().map_err(|_| NoSessionId)? })
+    }
+}
+
+/// A text that names no session: it has the form `WORKER-NUMBER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a session is named WORKER-NUMBER, like 0-17")]
+pub struct NoSessionId;
+
 impl SessionId {
+    /// The worker that carries it.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker as usize
+    }
+
     /// A number from 0 to 9,999 that is the same for every record of the session and even over sessions: for sampling.
     #[must_use]
     pub fn sample(&self) -> u32 {
@@ -108,6 +128,8 @@ pub(crate) struct Session {
     tries: Cell<u32>,
     to_endpoint: Cell<u64>,
     to_client: Cell<u64>,
+    /// When a byte was last passed on.
+    touched: Cell<Duration>,
     error: RefCell<Option<String>>,
     /// Set from outside to end it; the waker is its task's.
     abort: Cell<Option<Reason>>,
@@ -169,8 +191,9 @@ impl Session {
         *self.error.borrow_mut() = Some(format!("{}: {error}", endpoint.name));
     }
 
-    /// `bytes` were passed on.
-    pub(crate) fn passed(&self, direction: Direction, bytes: u64) {
+    /// `bytes` were passed on at `now`.
+    pub(crate) fn passed(&self, direction: Direction, bytes: u64, now: Duration) {
+        self.touched.set(now);
         let count = match direction {
             Direction::ToEndpoint => &self.to_endpoint,
             Direction::ToClient => &self.to_client,
@@ -209,6 +232,42 @@ impl Session {
         Poll::Pending
     }
 
+    /// The session now.
+    pub(crate) fn info(&self, now: Duration) -> SessionInfo {
+        SessionInfo {
+            id: self.id,
+            listener: self.listener().name.clone(),
+            pool: self.pool().name.clone(),
+            endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
+            source: self.source,
+            age: now.saturating_sub(self.accepted),
+            idle: now.saturating_sub(self.touched.get()),
+            connect: self.connect.get(),
+            retries: self.tries.get().saturating_sub(1),
+            bytes_in: self.to_endpoint.get(),
+            bytes_out: self.to_client.get(),
+            generation: self.view.snapshot.generation,
+        }
+    }
+
+    /// Whether it is at the endpoint that counts in `stats`.
+    pub(crate) fn is_at(&self, stats: &Arc<Stats>) -> bool {
+        self.endpoint().is_some_and(|e| Arc::ptr_eq(&e.stats, stats))
+    }
+
+    /// The number of the configuration that it began under.
+    pub(crate) fn generation(&self) -> u64 {
+        self.view.snapshot.generation
+    }
+
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub(crate) fn idle(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.touched.get())
+    }
+
     fn record(&self, context: &Context, event: Event) {
         let error = self.error.borrow();
         context.shared.log.record(&Record {
@@ -229,6 +288,37 @@ impl Session {
     }
 }
 
+/// A session at one moment, for whoever asks from another thread.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// Which session.
+    pub id: SessionId,
+    /// Where the client came in.
+    pub listener: String,
+    /// Which pool serves it.
+    pub pool: String,
+    /// Name and address of its endpoint; `None` until one is connected.
+    pub endpoint: Option<(String, Address)>,
+    /// The client.
+    pub source: Peer,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// Since a byte was last passed on, or since it was accepted.
+    pub idle: Duration,
+    /// How long the connect that succeeded took.
+    pub connect: Option<Duration>,
+    /// Connects after the first.
+    pub retries: u32,
+    /// Bytes passed on to the endpoint.
+    pub bytes_in: u64,
+    /// Bytes passed on to the client.
+    pub bytes_out: u64,
+    /// The number of the configuration that it began under.
+    pub generation: u64,
+}
+
+/// Records of ended sessions that a worker keeps for the next ones.
+const MOST_SPARE: usize = 64;
 /// Records written before other tasks of the worker have their turn.
 const RECORDS_A_TURN: usize = 32;
 
@@ -236,6 +326,8 @@ const RECORDS_A_TURN: usize = 32;
 #[derive(Default)]
 pub(crate) struct Sessions {
     live: RefCell<Slab<Rc<Session>>>,
+    /// Ended ones, whose memory the next ones take: a connection allocates nothing for its record.
+    spare: RefCell<Vec<Rc<Session>>>,
     opened: Cell<u64>,
     /// Told when there is a session again.
     first: Notify,
@@ -244,6 +336,30 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn is_empty(&self) -> bool {
         self.live.borrow().is_empty()
+    }
+
+    fn make(&self, session: Session) -> Rc<Session> {
+        let Some(mut spare) = self.spare.borrow_mut().pop() else { return Rc::new(session) };
+        match Rc::get_mut(&mut spare) {
+            Some(place) => {
+                *place = session;
+                spare
+            }
+            None => Rc::new(session),
+        }
+    }
+
+    /// Keeps the memory of one that ended. None that began under another snapshot: it would keep that alive.
+    fn keep(&self, session: &Rc<Session>, view: &Rc<View>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MOST_SPARE && Rc::ptr_eq(&session.view, view) {
+            spare.push(Rc::clone(session));
+        }
+    }
+
+    /// Another snapshot is in force.
+    pub(crate) fn forget_spare(&self) {
+        self.spare.borrow_mut().clear();
     }
 
     /// Waits for a session where there is none.
@@ -265,6 +381,21 @@ impl Sessions {
     pub(crate) fn abort_all(&self, reason: Reason) {
         // Waking runs nothing here: tasks run when their turn comes.
         self.live.borrow().iter().for_each(|(_, session)| session.abort(reason));
+    }
+
+    /// Asks one session to end; false if there is none of that name.
+    pub(crate) fn abort(&self, id: SessionId, reason: Reason) -> bool {
+        let live = self.live.borrow();
+        let found = live.iter().find(|(_, session)| session.id == id);
+        found.is_some_and(|(_, session)| {
+            session.abort(reason);
+            true
+        })
+    }
+
+    /// Looks at every session.
+    pub(crate) fn each(&self, mut look: impl FnMut(&Session)) {
+        self.live.borrow().iter().for_each(|(_, session)| look(session));
     }
 
     /// Records every live session, some at a time: others have their turn between.
@@ -294,7 +425,7 @@ impl Registered {
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
         sessions.opened.set(number);
-        let session = Rc::new(Session {
+        let session = sessions.make(Session {
             id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
             view,
             listener,
@@ -307,6 +438,7 @@ impl Registered {
             tries: Cell::new(0),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
+            touched: Cell::new(accepted),
             error: RefCell::new(None),
             abort: Cell::new(None),
             waker: RefCell::new(None),
@@ -343,5 +475,6 @@ impl Drop for Registered {
             traffic.of(context.worker).closed[reason as usize].add(1);
         }
         session.record(context, Event::End(reason));
+        context.sessions.keep(session, &context.view());
     }
 }

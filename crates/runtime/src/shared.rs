@@ -1,7 +1,7 @@
 //! What every thread of the process shares.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,17 @@ use tokio::sync::Notify;
 
 use crate::counters::{Count, Lanes};
 use crate::{SessionLog, Snapshot};
+
+/// What became of configurations that were read. Written by control, read by metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    pub(crate) applied: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    /// When the configuration in force was read, on the process's clock, in nanoseconds.
+    read_at: AtomicU64,
+    /// Why the last one that was read is not in force.
+    last_error: Mutex<Option<String>>,
+}
 
 /// What every thread of the process shares: the snapshot, the budgets, and whether we are going down.
 pub struct Shared {
@@ -35,8 +46,9 @@ pub struct Shared {
     pub(crate) spliced: Lanes<Count>,
     /// Times that a direction changed its medium.
     pub(crate) switches: Lanes<Count>,
-    /// How many there are; at least 1.
-    pub(crate) workers: usize,
+    /// Lanes to count in: as many workers as there can be; at least 1.
+    pub(crate) lanes: usize,
+    pub(crate) reloads: Reloads,
     /// Limit of open files that the budget was made from.
     pub(crate) open_files: u64,
 }
@@ -100,6 +112,37 @@ impl Shared {
     #[must_use]
     pub fn open_files(&self) -> u64 {
         self.open_files
+    }
+
+    /// Configurations applied after the first, and rejected.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.reloads.applied.load(Ordering::Relaxed), self.reloads.rejected.load(Ordering::Relaxed))
+    }
+
+    /// When the configuration in force was read, on the process's clock.
+    #[must_use]
+    pub fn read_at(&self) -> Duration {
+        Duration::from_nanos(self.reloads.read_at.load(Ordering::Relaxed))
+    }
+
+    /// Why the last configuration that was read is not in force; `None` if it is.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.reloads.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A configuration was read that cannot be used: for status and metrics. What is in force stays.
+    pub fn reject(&self, why: String) {
+        self.reloads.rejected.fetch_add(1, Ordering::Relaxed);
+        *self.reloads.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// The configuration in force is the one that was read last.
+    pub fn accept(&self) {
+        let now = u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX);
+        self.reloads.read_at.store(now, Ordering::Relaxed);
+        *self.reloads.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Time since the start, on a clock that only goes forward.

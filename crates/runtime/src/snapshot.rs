@@ -1,17 +1,19 @@
 //! The one truth that workers load: listeners, pools, endpoints, and what is counted of them.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
-use floodway_config::{Address, ClientTimeouts, PoolId};
+use floodway_config::{Address, ClientTimeouts, Drain, PoolId};
 use floodway_flow::{Direction, Permits};
 use floodway_judge::Outcome;
 use floodway_net::SocketOptions;
 use floodway_policy::{Access, SourceLimits};
 
+use crate::by_hand::ByHand;
 use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
 
 /// Everything that a flow needs to know, at one moment. Swapped whole.
@@ -33,29 +35,46 @@ pub struct Listener {
     pub(crate) forward: PoolId,
     pub(crate) access: Access,
     pub(crate) peer_access: Access,
-    pub(crate) sessions: Option<Permits>,
+    /// With a limit only; counts those that began while there was one.
+    pub(crate) sessions: Option<Arc<Permits>>,
     pub(crate) per_source: Option<SourceLimits>,
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) endpoint_options: SocketOptions,
-    pub(crate) rejections: Lanes<Rejections>,
-    /// By pool: the one that is forwarded to, and those that take over from it.
-    pub(crate) traffic: Vec<(PoolId, Lanes<Traffic>)>,
+    pub(crate) rejections: Arc<Lanes<Rejections>>,
+    /// By pool: the one that is forwarded to, those that take over from it, and those that were while sessions of that time
+    /// are left.
+    pub(crate) traffic: Vec<PoolTraffic>,
+}
+
+/// What goes from a listener to a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolTraffic {
+    pub(crate) pool: String,
+    /// `None` if the pool is gone.
+    pub(crate) id: Option<PoolId>,
+    pub(crate) lanes: Arc<Lanes<Traffic>>,
 }
 
 impl Listener {
+    /// Whether clients from `ip` may connect.
+    #[must_use]
+    pub fn lets_in(&self, ip: IpAddr) -> bool {
+        self.peer_access.allows(ip) && self.access.allows(ip)
+    }
+
     /// Connections turned away, for `why`.
     #[must_use]
     pub fn rejected(&self, why: Rejection) -> u64 {
         self.rejections.sum(|r| r.of(why).get())
     }
 
-    /// Sessions and bytes, by pool.
-    pub fn traffic(&self) -> impl Iterator<Item = (PoolId, Totals)> {
-        self.traffic.iter().map(|(pool, lanes)| (*pool, lanes.totals()))
+    /// Sessions and bytes, by the name of the pool.
+    pub fn traffic(&self) -> impl Iterator<Item = (&str, Totals)> {
+        self.traffic.iter().map(|t| (t.pool.as_str(), t.lanes.totals()))
     }
 
     pub(crate) fn traffic_to(&self, pool: PoolId) -> Option<&Lanes<Traffic>> {
-        self.traffic.iter().find(|(id, _)| *id == pool).map(|(_, lanes)| lanes)
+        self.traffic.iter().find(|t| t.id == Some(pool)).map(|t| &*t.lanes)
     }
 }
 
@@ -73,9 +92,10 @@ pub struct Pool {
     pub(crate) connect_timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) health: Option<floodway_config::Health>,
-    pub(crate) connects: Lanes<Connects>,
+    pub(crate) connects: Arc<Lanes<Connects>>,
     /// How long checks took: passes and failures together.
-    pub(crate) check_times: Lanes<Connects>,
+    pub(crate) check_times: Arc<Lanes<Connects>>,
+    pub(crate) drain: Drain,
 }
 
 impl Pool {
@@ -147,36 +167,62 @@ pub struct Endpoint {
     pub name: String,
     /// Where it is.
     pub address: Address,
+    /// What was done by hand at run time, which goes before the configuration.
+    pub by_hand: Option<ByHand>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// What is counted of an endpoint. It is the same object as long as the endpoint stays in its pool, whatever else changes.
+#[derive(Debug)]
+pub(crate) struct Stats {
     pub(crate) serving: Lanes<Serving>,
     /// Checks by outcome, in the order of [`Outcome::WORDS`]. Written by control, read by metrics. Relaxed: counts.
     checks: [AtomicU64; Outcome::WORDS.len()],
+    /// What the last check that changed its state said. Written by control, read by whoever asks.
+    last_check: Mutex<Option<String>>,
 }
 
 impl Endpoint {
-    pub(crate) fn new(name: String, address: Address, workers: usize) -> Self {
-        Self { name, address, serving: Lanes::new(workers), checks: Default::default() }
+    pub(crate) fn new(name: String, address: Address, stats: Arc<Stats>, by_hand: Option<ByHand>) -> Self {
+        Self { name, address, by_hand, stats }
+    }
+
+    /// What the last check that changed its state said.
+    #[must_use]
+    pub fn last_check(&self) -> Option<String> {
+        self.stats.last_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes passed on in `direction`.
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.serving.sum(|s| s.bytes.of(direction).get())
+        self.stats.serving.sum(|s| s.bytes.of(direction).get())
     }
 
     /// Sessions that it failed, for `why`.
     #[must_use]
     pub fn failures(&self, why: Failure) -> u64 {
-        self.serving.sum(|s| s.failures(why).get())
+        self.stats.serving.sum(|s| s.failures(why).get())
     }
 
     /// Checks by outcome.
     pub fn checks(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Outcome::WORDS.into_iter().zip(&self.checks).map(|(word, n)| (word, n.load(Ordering::Relaxed)))
+        Outcome::WORDS.into_iter().zip(&self.stats.checks).map(|(word, n)| (word, n.load(Ordering::Relaxed)))
+    }
+}
+
+impl Stats {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { serving: Lanes::new(workers), checks: Default::default(), last_check: Mutex::new(None) }
     }
 
     pub(crate) fn note_check(&self, outcome: &Outcome) {
         if let Some(i) = Outcome::WORDS.iter().position(|w| *w == outcome.as_str()) {
             self.checks[i].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn note_verdict(&self, outcome: &Outcome) {
+        *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.to_string());
     }
 }

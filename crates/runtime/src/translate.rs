@@ -1,5 +1,9 @@
 //! From what the operator asked to what runs: the one place where configuration becomes the values of `net` and `balance`.
+//!
+//! A snapshot is built whole, each time. What has a life of its own (counts, loads, health, tables) is carried over from the
+//! snapshot before: of listeners and pools by their name, of endpoints by their address.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use floodway_balance as balance;
@@ -10,33 +14,137 @@ use floodway_flow::Permits;
 use floodway_net::{Keepalive, ListenOptions, SocketOptions};
 use floodway_policy::SourceLimits;
 
+use crate::by_hand::AllByHand;
 use crate::counters::Lanes;
-use crate::snapshot::{Endpoint, Listener, Pool, Snapshot};
+use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats};
 
-/// The first snapshot of a configuration. `key` is fresh entropy for tables that strangers fill.
-pub(crate) fn snapshot(config: &Config, workers: usize, key: [u64; 2]) -> Snapshot {
-    Snapshot {
-        generation: 1,
-        listeners: config.listeners.iter().map(|l| Arc::new(listener(l, config, workers, key))).collect(),
-        pools: config.pools.iter().map(|p| Arc::new(pool(p, workers))).collect(),
+/// What a snapshot is made of beside the configuration.
+pub(crate) struct Making<'a> {
+    /// The snapshot before, if there is one.
+    pub(crate) old: Option<&'a Snapshot>,
+    pub(crate) by_hand: &'a AllByHand,
+    /// Lanes to count in.
+    pub(crate) lanes: usize,
+    /// Fresh entropy for tables that strangers fill.
+    pub(crate) key: [u64; 2],
+}
+
+impl Making<'_> {
+    /// The snapshot of `config`.
+    pub(crate) fn snapshot(&self, config: &Config) -> Snapshot {
+        let old_pools = by_name(self.old.map(|s| s.pools.as_slice()), |p| &p.name);
+        let old_listeners = by_name(self.old.map(|s| s.listeners.as_slice()), |l| &l.name);
+        Snapshot {
+            generation: self.old.map_or(0, |s| s.generation) + 1,
+            listeners: config
+                .listeners
+                .iter()
+                .map(|l| Arc::new(self.listener(l, config, old_listeners.get(l.name.as_str()).copied())))
+                .collect(),
+            pools: config
+                .pools
+                .iter()
+                .map(|p| Arc::new(self.pool(p, old_pools.get(p.name.as_str()).copied())))
+                .collect(),
+        }
+    }
+
+    fn listener(&self, l: &config::Listener, config: &Config, old: Option<&Listener>) -> Listener {
+        Listener {
+            name: l.name.clone(),
+            forward: l.forward,
+            access: l.access.clone(),
+            peer_access: l.peer_access.clone(),
+            sessions: l.max_sessions.map(|max| match old.and_then(|o| o.sessions.as_ref()) {
+                Some(permits) => {
+                    permits.set_limit(max);
+                    Arc::clone(permits)
+                }
+                None => Arc::new(Permits::new(max)),
+            }),
+            per_source: l.per_source.as_ref().map(|p| {
+                let survivor = old.and_then(|o| o.per_source.as_ref());
+                survivor
+                    .and_then(|s| s.with_rules(p.max_sessions, p.prefix, &p.exempt))
+                    .unwrap_or_else(|| SourceLimits::new(p.max_sessions, p.prefix, &p.exempt, self.key))
+            }),
+            timeouts: l.timeouts,
+            // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
+            // endpoints that vanish are found by checks.
+            endpoint_options: SocketOptions { keepalive: None, ..socket_options(&l.tcp) },
+            rejections: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.rejections)),
+            traffic: self.traffic(l, config, old),
+        }
+    }
+
+    fn traffic(&self, l: &config::Listener, config: &Config, old: Option<&Listener>) -> Vec<PoolTraffic> {
+        let mut before: Vec<PoolTraffic> = old.map(|o| o.traffic.clone()).unwrap_or_default();
+        let mut all: Vec<PoolTraffic> = reachable(l.forward, config)
+            .into_iter()
+            .map(|id| {
+                let pool = config.pools.get(id.0).map(|p| p.name.clone()).unwrap_or_default();
+                let lanes = match before.iter().position(|t| t.pool == pool) {
+                    Some(i) => before.swap_remove(i).lanes,
+                    None => Arc::new(Lanes::new(self.lanes)),
+                };
+                PoolTraffic { pool, id: Some(id), lanes }
+            })
+            .collect();
+        let left = before.into_iter().filter(|t| t.lanes.totals().active > 0);
+        all.extend(left.map(|t| PoolTraffic { id: None, ..t }));
+        all
+    }
+
+    fn pool(&self, p: &config::Pool, old: Option<&Pool>) -> Pool {
+        let places: HashMap<_, _> =
+            old.map(|o| o.endpoints.iter().enumerate().map(|(i, e)| (&e.address, i)).collect()).unwrap_or_default();
+        let survivors: Vec<Option<usize>> = p.endpoints.iter().map(|e| places.get(&e.address).copied()).collect();
+        let by_hand = |e: &config::Endpoint| self.by_hand.get(&(p.name.clone(), e.address.to_string()));
+        let spec = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
+            let hand = by_hand(e);
+            let admin = hand.and_then(|h| h.state).unwrap_or(e.state);
+            let before = old.zip(*survivor).map(|(o, i)| o.balance.health(i));
+            let health = match (&p.health, admin) {
+                (None, _) | (_, Admin::Disabled) => Health::Unchecked,
+                _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
+            };
+            let weight = hand.and_then(|h| h.weight).unwrap_or(e.weight);
+            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin }
+        };
+        let spec = PoolSpec {
+            algorithm: p.balance,
+            endpoints: p.endpoints.iter().zip(&survivors).map(spec).collect(),
+            max_sessions: p.max_sessions,
+            try_all_when_none_fit: p.when_none_fit == NoneFit::TryAll,
+        };
+        let endpoint = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
+            let before = old.zip(*survivor).and_then(|(o, i)| o.endpoints.get(i));
+            let stats = before.map_or_else(|| Arc::new(Stats::new(self.lanes)), |o| Arc::clone(&o.stats));
+            Endpoint::new(e.name.clone(), e.address.clone(), stats, by_hand(e).cloned())
+        };
+        Pool {
+            name: p.name.clone(),
+            balance: Arc::new(match old {
+                Some(old) => old.balance.rebuild(&spec, &survivors),
+                None => balance::Pool::new(&spec),
+            }),
+            endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
+            fallback: match p.when_none_fit {
+                NoneFit::Pool(id) => Some(id),
+                NoneFit::Refuse | NoneFit::TryAll => None,
+            },
+            connect_timeout: p.connect_timeout,
+            retries: p.retries,
+            health: p.health.clone(),
+            connects: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.connects)),
+            check_times: old.map_or_else(|| Arc::new(Lanes::new(1)), |o| Arc::clone(&o.check_times)),
+            drain: p.drain,
+        }
     }
 }
 
-fn listener(l: &config::Listener, config: &Config, workers: usize, key: [u64; 2]) -> Listener {
-    Listener {
-        name: l.name.clone(),
-        forward: l.forward,
-        access: l.access.clone(),
-        peer_access: l.peer_access.clone(),
-        sessions: l.max_sessions.map(Permits::new),
-        per_source: l.per_source.as_ref().map(|p| SourceLimits::new(p.max_sessions, p.prefix, &p.exempt, key)),
-        timeouts: l.timeouts,
-        // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
-        // endpoints that vanish are found by checks.
-        endpoint_options: SocketOptions { keepalive: None, ..socket_options(&l.tcp) },
-        rejections: Lanes::new(workers),
-        traffic: reachable(l.forward, config).into_iter().map(|pool| (pool, Lanes::new(workers))).collect(),
-    }
+fn by_name<T>(all: Option<&[Arc<T>]>, name: impl Fn(&T) -> &String) -> HashMap<&str, &T> {
+    all.unwrap_or_default().iter().map(|o| (name(o).as_str(), &**o)).collect()
 }
 
 /// The pool that a listener forwards to, and those that take over one after the other. The configuration has no circle.
@@ -48,39 +156,6 @@ fn reachable(first: PoolId, config: &Config) -> Vec<PoolId> {
         pools.push(next);
     }
     pools
-}
-
-fn pool(p: &config::Pool, workers: usize) -> Pool {
-    let health = |e: &config::Endpoint| match &p.health {
-        Some(_) if e.state != Admin::Disabled => Health::Unknown,
-        _ => Health::Unchecked,
-    };
-    let endpoints = p.endpoints.iter().map(|e| EndpointSpec {
-        weight: e.weight,
-        max_sessions: e.max_sessions,
-        health: health(e),
-        admin: e.state,
-    });
-    let spec = PoolSpec {
-        algorithm: p.balance,
-        endpoints: endpoints.collect(),
-        max_sessions: p.max_sessions,
-        try_all_when_none_fit: p.when_none_fit == NoneFit::TryAll,
-    };
-    Pool {
-        name: p.name.clone(),
-        balance: Arc::new(balance::Pool::new(&spec)),
-        endpoints: p.endpoints.iter().map(|e| Endpoint::new(e.name.clone(), e.address.clone(), workers)).collect(),
-        fallback: match p.when_none_fit {
-            NoneFit::Pool(id) => Some(id),
-            NoneFit::Refuse | NoneFit::TryAll => None,
-        },
-        connect_timeout: p.connect_timeout,
-        retries: p.retries,
-        health: p.health.clone(),
-        connects: Lanes::new(workers),
-        check_times: Lanes::new(1),
-    }
 }
 
 pub(crate) fn listen_options(

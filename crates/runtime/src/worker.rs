@@ -1,8 +1,8 @@
 //! A worker: one thread, its event loop, its sockets, its sessions.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use floodway_balance::Picker;
 use floodway_flow::Reason;
-use floodway_net::{Listening, PipePool, Place};
+use floodway_net::{Listening, PipePool};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
-use crate::accept::accept_loop;
+use crate::accept::{Closing, accept_loop};
+use crate::doors::{Door, DoorId};
 use crate::session::Sessions;
 use crate::{Handler, Shared, Snapshot};
 
@@ -29,20 +31,21 @@ const BEAT: Duration = Duration::from_millis(50);
 /// How long sessions that were told to end may take; they need one turn of the loop.
 const LAST_TURNS: Duration = Duration::from_secs(5);
 
-/// A listening socket and the listener that it belongs to.
-pub(crate) struct Door {
-    pub(crate) listener: usize,
-    pub(crate) place: Place,
-    pub(crate) socket: OwnedFd,
-}
+/// Something that control has a worker do.
+pub(crate) type Work = Box<dyn FnOnce(&Rc<Context>) + Send>;
 
 /// What control tells a worker.
-#[derive(Debug)]
 pub(crate) enum Mail {
-    /// Take what waits in the queues, close them, and say so.
-    StopAccepting(oneshot::Sender<()>),
-    /// End every session, and leave.
-    Leave(Reason),
+    /// Accept from this one too.
+    Open(Door),
+    /// Accept from this one no more; another worker does.
+    Leave(DoorId),
+    /// Take what waits in its queue, close it, and say so.
+    Close(DoorId, oneshot::Sender<()>),
+    /// Do this between two turns of sessions; it must not take long.
+    Run(Work),
+    /// End every session, and go.
+    End(Reason),
 }
 
 /// What everything on one worker shares.
@@ -61,7 +64,7 @@ pub(crate) struct Context {
 
 impl Context {
     fn new(shared: Arc<Shared>, worker: usize, seed: u64) -> Self {
-        let idle_pipes = MOST_IDLE.min(shared.pipes.most() as usize / shared.workers / 2);
+        let idle_pipes = MOST_IDLE.min(shared.pipes.most() as usize / shared.lanes / 2);
         Self {
             worker,
             sessions: Sessions::default(),
@@ -80,6 +83,7 @@ impl Context {
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(&now, &view.snapshot) {
             *view = Rc::new(View::new(Arc::clone(&now)));
+            self.sessions.forget_spare();
         }
         Rc::clone(&view)
     }
@@ -128,7 +132,8 @@ pub(crate) struct Start {
     pub(crate) worker: usize,
     /// Fresh entropy.
     pub(crate) seed: u64,
-    pub(crate) doors: Vec<Door>,
+    /// The core that it stays on, if it is to.
+    pub(crate) core: Option<usize>,
     pub(crate) mail: UnboundedReceiver<Mail>,
     /// Told once it accepts, or cannot.
     pub(crate) ready: Sender<io::Result<()>>,
@@ -136,54 +141,61 @@ pub(crate) struct Start {
 
 /// Runs a worker on this thread until it is told to leave.
 pub(crate) fn run<H: Handler>(start: Start, handler: H) {
-    let Start { shared, worker, seed, doors, mail, ready } = start;
+    let Start { shared, worker, seed, core, mail, ready } = start;
     // Nobody listens any more only if the start was given up.
     let tell = |result| drop(ready.send(result));
-    match LocalRuntime::new() {
+    match core.map_or(Ok(()), floodway_net::stay_on_core).and_then(|()| LocalRuntime::new()) {
         Err(error) => tell(Err(error)),
         Ok(runtime) => runtime.block_on(async {
-            let listening = doors.into_iter().map(|d| Ok((d.listener, Listening::new(d.socket, &d.place)?)));
-            match listening.collect::<io::Result<Vec<_>>>() {
-                Err(error) => tell(Err(error)),
-                Ok(listening) => {
-                    tell(Ok(()));
-                    serve(Rc::new(Context::new(shared, worker, seed)), listening, handler, mail).await;
-                }
-            }
+            tell(Ok(()));
+            serve(Rc::new(Context::new(shared, worker, seed)), handler, mail).await;
         }),
     }
 }
 
-async fn serve<H: Handler>(
-    context: Rc<Context>,
-    listening: Vec<(usize, Listening)>,
-    handler: H,
-    mut mail: UnboundedReceiver<Mail>,
-) {
-    let (close, closing) = watch::channel(false);
-    let start = |(listener, listening)| {
-        let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), closing.clone());
-        tokio::task::spawn_local(task)
-    };
-    let mut accepting: Vec<_> = listening.into_iter().map(start).collect();
+/// A door that is watched.
+struct Watched {
+    closing: watch::Sender<Closing>,
+    task: JoinHandle<()>,
+}
+
+async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: UnboundedReceiver<Mail>) {
+    let mut doors: HashMap<DoorId, Watched> = HashMap::new();
     tokio::task::spawn_local(pacemaker(Rc::clone(&context)));
     if let Some(every) = context.shared.log.every() {
         tokio::task::spawn_local(record_live_sessions(Rc::clone(&context), every));
     }
     while let Some(message) = mail.recv().await {
         match message {
-            Mail::StopAccepting(done) => {
-                // The channel cannot be closed: a receiver is here.
-                let _ = close.send(true);
-                for task in accepting.drain(..) {
-                    if let Err(error) = task.await {
-                        tracing::error!(worker = context.worker, %error, "an accept loop ended by a fault");
-                    }
+            Mail::Open(Door { id, listener, place, socket }) => match Listening::new(socket, &place) {
+                Ok(listening) => {
+                    let (closing, told) = watch::channel(Closing::No);
+                    let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), told);
+                    doors.insert(id, Watched { closing, task: tokio::task::spawn_local(task) });
                 }
-                // Nobody waits for it where the shutdown is in a hurry.
-                let _ = done.send(());
+                Err(error) => tracing::error!(listener = &*listener, %error, "cannot watch a listening socket"),
+            },
+            Mail::Leave(id) => {
+                if let Some(door) = doors.remove(&id) {
+                    // It may have ended by itself.
+                    let _ = door.closing.send(Closing::Now);
+                }
             }
-            Mail::Leave(reason) => {
+            Mail::Close(id, done) => {
+                if let Some(door) = doors.remove(&id) {
+                    let _ = door.closing.send(Closing::OnceEmpty);
+                    let worker = context.worker;
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = door.task.await {
+                            tracing::error!(worker, %error, "an accept loop ended by a fault");
+                        }
+                        // Nobody waits for it where the shutdown is in a hurry.
+                        let _ = done.send(());
+                    });
+                }
+            }
+            Mail::Run(work) => work(&context),
+            Mail::End(reason) => {
                 context.sessions.abort_all(reason);
                 let all_ended = async {
                     while !context.sessions.is_empty() {

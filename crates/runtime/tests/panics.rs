@@ -81,7 +81,7 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
     };
     std::panic::set_hook(Box::new(|_| {}));
     tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
-        let running = server.start(&Fragile, Arc::new(Silent)).unwrap();
+        let running = server.start(&Fragile, Arc::new(Silent), floodway_runtime::AllByHand::new()).unwrap();
         let done = tokio::task::spawn_blocking(clients).await;
         assert_eq!(running.shared().panics(), 1000);
         done.expect("the clients");

@@ -7,7 +7,7 @@ use floodway_judge::{Check, Rules};
 
 use super::Builder;
 use crate::tree::{Node, Origin, Value, Word};
-use crate::{Address, Endpoint, Health, NoneFit, Pool, PoolId, address};
+use crate::{Address, Drain, Endpoint, Health, NoneFit, Pool, PoolId, address, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_pools(&mut self) -> Vec<Pool> {
@@ -37,6 +37,7 @@ impl Builder<'_> {
             max_sessions: limits.and_then(|l| l.integer("sessions")),
             connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
             retries,
+            drain: build_drain(node.get("drain")),
         }
     }
 
@@ -180,6 +181,14 @@ impl Builder<'_> {
         let span = node.get("when_none_fit").map_or(word.span, |n| n.span);
         let message = format!("`when_none_fit` goes in a circle: {}", names.join(" → "));
         self.error(span, message, "part of the circle", "let one of them `refuse` or `try_all`");
+    }
+}
+
+fn build_drain(node: Option<&Node>) -> Drain {
+    let rate = node.and_then(|n| n.get("close_rate")).and_then(Node::text);
+    Drain {
+        timeout: node.and_then(|n| n.duration("timeout")).unwrap_or(Duration::from_secs(600)),
+        close_rate: rate.and_then(|text| scalar::rate(text).ok()),
     }
 }
 

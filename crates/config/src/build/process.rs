@@ -6,10 +6,12 @@ use floodway_flow::Reason;
 
 use super::Builder;
 use crate::tree::Node;
-use crate::{Bind, BindAddress, Format, Level, Listener, Log, Output, Runtime, SessionLog, address, scalar};
+use crate::{
+    AdminAccess, Bind, BindAddress, Format, Level, Listener, Log, Output, Reload, Runtime, SessionLog, address, scalar,
+};
 
 /// Members of a session's record, which added fields may not shadow.
-const RECORD: [&str; 17] = [
+const RECORD: [&str; 16] = [
     "time",
     "event",
     "id",
@@ -26,7 +28,6 @@ const RECORD: [&str; 17] = [
     "connect_seconds",
     "retries",
     "error",
-    "version",
 ];
 
 impl Builder<'_> {
@@ -92,10 +93,53 @@ impl Builder<'_> {
         }
     }
 
+    pub(super) fn build_admin(&mut self, root: &Node) -> Option<AdminAccess> {
+        let node = root.get("admin").filter(|n| n.text().is_none())?;
+        let path = |key: &str| node.get(key).and_then(|n| n.text().map(|t| self.sources.resolve(n.span, t)));
+        let mode = |key: &str, otherwise| {
+            node.get(key).and_then(Node::text).and_then(|t| scalar::mode(t).ok()).unwrap_or(otherwise)
+        };
+        let admin = AdminAccess {
+            socket: path("socket"),
+            mode: mode("mode", 0o600),
+            read_socket: path("read_socket"),
+            read_mode: mode("read_mode", 0o660),
+            group: node.string("group"),
+            bind: None,
+            state_file: path("state_file"),
+        };
+        let token_file = path("token_file");
+        let bind = node.get("bind").and_then(|at| Some((at, address::bind(at.text()?).ok()?)));
+        if let Some((at, address)) = &bind {
+            if token_file.is_none() {
+                self.error(
+                    at.span,
+                    "`bind` without a `token_file` would let anybody in",
+                    "needs a token",
+                    "add `token_file: PATH`",
+                );
+            }
+            if !address.ip.is_some_and(|ip| ip.is_loopback()) {
+                let help = "bind an address of loopback, and reach it by ssh; TLS for it is not in this version";
+                self.error(at.span, format!("`{address}` would send the token in the clear"), "not loopback", help);
+            }
+        }
+        Some(AdminAccess { bind: bind.map(|(_, address)| address).zip(token_file), ..admin })
+    }
+
+    pub(super) fn build_reload(&mut self, root: &Node) -> Reload {
+        let node = root.get("reload");
+        Reload {
+            watch: node.is_none_or(|n| n.is_on("watch")),
+            settle: node.and_then(|n| n.duration("settle")).unwrap_or(Duration::from_millis(500)),
+        }
+    }
+
     pub(super) fn build_runtime(&mut self, root: &Node, listeners: &[Listener]) -> Runtime {
         let node = root.get("runtime");
         let runtime = Runtime {
             workers: node.and_then(|n| n.integer("workers")),
+            cpu_affinity: node.is_some_and(|n| n.is_on("cpu_affinity")),
             max_sessions: node.and_then(|n| n.integer("max_sessions")),
             drain_delay: node.and_then(|n| n.duration("drain_delay")).unwrap_or(Duration::ZERO),
             drain_timeout: node.and_then(|n| n.duration("drain_timeout")).unwrap_or(Duration::from_secs(30)),

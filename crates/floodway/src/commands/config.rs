@@ -7,7 +7,7 @@ use crate::cli::ConfigArgs;
 use crate::files::RealFiles;
 
 pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<Exit> {
-    match super::read(&args.file.config, &RealFiles) {
+    match super::read(&args.file.config, &RealFiles::patient()) {
         Ok(checked) => {
             super::print(&format!("{}\n", effective(&checked, args.json).trim_end()))?;
             Ok(Exit::Ok)

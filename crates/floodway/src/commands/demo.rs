@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use floodway_config::OneText;
 use floodway_flow::Reason;
-use floodway_runtime::{EndpointState, Event, Record, Running, Server, SessionLog, TcpRelay};
+use floodway_runtime::{AllByHand, EndpointState, Event, Record, Running, Server, SessionLog, TcpRelay};
 use tokio::runtime::LocalRuntime;
 
 use crate::Exit;
@@ -97,7 +97,7 @@ fn balancer(text: String, ends: Arc<Ends>) -> anyhow::Result<Running> {
     let checked = super::read(Path::new("demo.yaml"), &OneText(text))
         .map_err(|rejected| anyhow!("{}", rejected.problems.render(&rejected.sources, false)))?;
     let open_files = floodway_net::raise_open_files().context("cannot read the limit of open files")?;
-    Ok(Server::bind(checked.config, open_files)?.start(&TcpRelay, ends)?)
+    Ok(Server::bind(checked.config, open_files)?.start(&TcpRelay, ends, AllByHand::new())?)
 }
 
 /// Counts ends that are not the clients' own doing. Relaxed: counts.

@@ -3,7 +3,11 @@
 use crate::Exit;
 use crate::cli::RunArgs;
 use crate::files::RealFiles;
+use crate::wire::Source;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
-    super::run_checked(super::read(&args.file.config, &RealFiles))
+    let files = RealFiles::patient();
+    let read = super::read(&args.file.config, &files);
+    let path = args.file.config.clone();
+    super::run_checked(read, Some(Source { path, files: files.asked.into_inner().into_iter().collect() }))
 }

@@ -10,7 +10,7 @@ use crate::Exit;
 use crate::cli::{LogFormat, TcpArgs};
 
 pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
-    super::run_checked(super::read(Path::new("command line"), &OneText(text(args))))
+    super::run_checked(super::read(Path::new("command line"), &OneText(text(args))), None)
 }
 
 /// The arguments as a configuration.
@@ -31,10 +31,10 @@ fn text(args: &TcpArgs) -> String {
     if let Some(address) = &args.metrics {
         config["metrics"] = json!({ "bind": address });
     }
-    if let Some(path) = &args.admin {
-        // Refused by the name that it has in a file.
-        config["admin"] = json!({ "socket": path });
-    }
+    config["admin"] = match &args.admin {
+        Some(path) => json!({ "socket": path }),
+        None => json!("off"),
+    };
     if let Some(workers) = args.workers {
         config["runtime"] = json!({ "workers": workers });
     }

@@ -4,6 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeo
 use floodway_net::{PIPE_BYTES, Pipe, Socket};
 use tokio::time::sleep;
 
-use crate::counters::{Bytes, Failure};
+use crate::counters::{Bytes, Failure, Serving};
 use crate::dial::dial;
 use crate::handler::{Flow, Handler};
 use crate::session::Session;
@@ -34,32 +35,31 @@ pub struct TcpRelay;
 
 impl Handler for TcpRelay {
     /// Written for a small future, since every session holds one: what it captures is used in its place, and not moved into
-    /// the futures of functions.
+    /// the futures of functions; what lives while bytes are passed lives across one wait, so that it shares its place with
+    /// what lives while the endpoint is connected.
     fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static {
         let (registered, client, room) = flow.begin();
         async move {
             let (context, session) = (&*registered.context, &*registered.session);
-            let reason = match dial(context, session).await {
+            let dialled = dial(context, session).await;
+            registered.begun();
+            let reason = match &dialled {
                 Ok((endpoint, lease)) => {
-                    registered.begun();
-                    let mut pump = Pump::new(context, session, lease.index(), &client, &endpoint);
-                    // The budget of turns is our own.
-                    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
-                    let reason = pump.finish().await;
-                    if reason == Reason::ServerReset {
-                        let serving = &session.pool().endpoints[lease.index()].serving;
-                        serving.of(context.worker).failures(Failure::Reset).add(1);
-                    }
-                    reason
+                    let relay = async {
+                        let mut pump = Pump::new(context, session, lease.index(), &client, endpoint);
+                        // The budget of turns is our own.
+                        tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
+                        pump.finish().await
+                    };
+                    relay.await
                 }
                 Err(reason) => {
                     client.reset_when_closed();
-                    registered.begun();
-                    reason
+                    *reason
                 }
             };
             // The sockets are closed and the places free before the end is told: who saw the end may count on them.
-            drop((client, room));
+            drop((dialled, client, room));
             registered.end(reason);
         }
     }
@@ -76,14 +76,14 @@ fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
 /// Where passed bytes are counted, found once for a session.
 struct Meter<'a> {
     traffic: Option<&'a Bytes>,
-    serving: &'a Bytes,
+    serving: &'a Serving,
 }
 
 impl<'a> Meter<'a> {
     fn new(context: &Context, session: &'a Session, endpoint: usize) -> Self {
         Self {
             traffic: session.traffic().map(|lanes| &lanes.of(context.worker).bytes),
-            serving: &session.pool().endpoints[endpoint].serving.of(context.worker).bytes,
+            serving: session.pool().endpoints[endpoint].stats.serving.of(context.worker),
         }
     }
 
@@ -91,7 +91,7 @@ impl<'a> Meter<'a> {
         if let Some(traffic) = self.traffic {
             traffic.of(direction).add(bytes);
         }
-        self.serving.of(direction).add(bytes);
+        self.serving.bytes.of(direction).add(bytes);
     }
 }
 
@@ -280,7 +280,7 @@ impl<'a> Pump<'a> {
             if self.duplex.medium(direction) != medium {
                 self.context.shared.switches.of(self.context.worker).add(1);
             }
-            self.session.passed(direction, bytes as u64);
+            self.session.passed(direction, bytes as u64, now);
             self.meter.passed(direction, bytes as u64);
             self.allowance = self.allowance.saturating_sub(bytes);
         }
@@ -313,9 +313,13 @@ impl<'a> Pump<'a> {
             self.let_go(direction);
         }
         if let Some(Ending::Drain(side)) = self.duplex.ending() {
-            self.drain(side).await;
+            // In a box: few sessions come here, and all would carry it.
+            Box::pin(self.drain(side)).await;
         }
         let reason = self.duplex.reason().unwrap_or(Reason::InternalError);
+        if reason == Reason::ServerReset {
+            self.meter.serving.failures(Failure::Reset).add(1);
+        }
         match self.duplex.ending() {
             Some(Ending::Reset(Side::Client)) => self.client.reset_when_closed(),
             Some(Ending::Reset(Side::Endpoint)) => self.endpoint.reset_when_closed(),
@@ -343,8 +347,7 @@ impl<'a> Pump<'a> {
                 1..SHORT_LOOKS => SHORT_LOOK,
                 _ => LONG_LOOK,
             };
-            // In a box: few sessions come here, and all would carry it.
-            let mut timer = Box::pin(sleep(pause));
+            let mut timer = pin!(sleep(pause));
             let waited = poll_fn(|cx| match self.session.poll_aborted(cx.waker()) {
                 Poll::Ready(reason) => Poll::Ready(Some(reason)),
                 Poll::Pending => timer.as_mut().poll(cx).map(|()| None),

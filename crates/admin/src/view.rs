@@ -1,0 +1,178 @@
+//! The truth as JSON: what `status`, `sessions`, `plan` and their like print, and scripts rely on.
+
+use std::time::{Duration, SystemTime};
+
+use floodway_config::{ObjectKind, Op, Plan};
+use floodway_runtime::{ByHand, EndpointState, Fate, Pool, SessionInfo, Shared, Snapshot};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What `status` says. `places` is each listener's name and where it listens.
+#[must_use]
+pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[String]) -> Value {
+    let snapshot = shared.snapshot();
+    let listeners = snapshot.listeners.iter().map(|l| {
+        let bind: Vec<&str> = places.iter().filter(|(name, _)| *name == l.name).map(|(_, at)| at.as_str()).collect();
+        let sessions: u64 = l.traffic().map(|(_, totals)| totals.active).sum();
+        json!({ "name": l.name, "bind": bind, "sessions": sessions })
+    });
+    let (sessions, most_sessions) = shared.sessions();
+    let (applied, rejected) = shared.reloads();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": snapshot.generation,
+        "uptime_seconds": shared.now().as_secs(),
+        "ready": shared.is_ready(),
+        "sessions": sessions,
+        "max_sessions": most_sessions,
+        "listeners": listeners.collect::<Vec<_>>(),
+        "pools": snapshot.pools.iter().map(|p| pool(p)).collect::<Vec<_>>(),
+        "reloads": { "applied": applied, "rejected": rejected },
+        "needs_restart": needs_restart,
+        "last_error": shared.last_error(),
+    })
+}
+
+fn pool(pool: &Pool) -> Value {
+    let endpoints = pool.endpoints.iter().enumerate().map(|(i, e)| {
+        let state = pool.state(i);
+        json!({
+            "name": e.name,
+            "address": e.address.to_string(),
+            "state": state.as_str(),
+            "reason": reason(state, e.by_hand.as_ref(), e.last_check()),
+            "weight": pool.balance.weight(i),
+            "sessions": pool.balance.sessions(i),
+            "by_hand": e.by_hand.as_ref().map(by_hand),
+        })
+    });
+    json!({
+        "name": pool.name,
+        "fallback_active": pool.balance.none_fit(),
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+/// Why an endpoint is in its state, in words.
+fn reason(state: EndpointState, by_hand: Option<&ByHand>, last_check: Option<String>) -> Value {
+    match state {
+        EndpointState::Draining | EndpointState::Disabled => match by_hand {
+            Some(hand) => hand.reason.clone().unwrap_or_else(|| "changed by hand".into()).into(),
+            None => "the configuration says so".into(),
+        },
+        EndpointState::Up | EndpointState::Down => last_check.into(),
+        EndpointState::Unknown => "no check has answered yet".into(),
+        EndpointState::Unchecked => Value::Null,
+    }
+}
+
+/// What was changed by hand.
+#[must_use]
+pub fn by_hand(hand: &ByHand) -> Value {
+    json!({
+        "state": hand.state.map(floodway_balance::Admin::as_str),
+        "weight": hand.weight,
+        "reason": hand.reason,
+        "since": time(hand.since),
+        "until": hand.until.map(time),
+        "uid": hand.uid,
+    })
+}
+
+/// A moment as RFC 3339 says it.
+fn time(moment: SystemTime) -> String {
+    OffsetDateTime::from(moment).format(&Rfc3339).unwrap_or_default()
+}
+
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// One session.
+#[must_use]
+pub fn session(session: &SessionInfo) -> Value {
+    json!({
+        "id": session.id.to_string(),
+        "listener": session.listener,
+        "route": "default",
+        "pool": session.pool,
+        "endpoint": session.endpoint.as_ref().map(|(name, _)| name),
+        "address": session.endpoint.as_ref().map(|(_, address)| address.to_string()),
+        "source": session.source.to_string(),
+        "age_seconds": seconds(session.age),
+        "idle_seconds": seconds(session.idle),
+        "connect_seconds": session.connect.map(seconds),
+        "retries": session.retries,
+        "bytes_in": session.bytes_in,
+        "bytes_out": session.bytes_out,
+        "generation": session.generation,
+    })
+}
+
+/// What a configuration changes, with the sessions that each change ends or lets leave.
+#[must_use]
+pub fn plan(plan: &Plan, fates: &[Fate]) -> Value {
+    let count = |kind: ObjectKind, name: &str, ends: bool| {
+        fates.iter().filter(|f| f.cause.0 == kind && f.cause.1 == name && f.ends.is_some() == ends).count()
+    };
+    let changes = plan.changes.iter().map(|c| {
+        let fields = c.fields.iter().map(|f| json!({ "name": f.name, "from": f.from, "to": f.to }));
+        json!({
+            "op": c.op.as_str(),
+            "kind": c.kind.as_str(),
+            "name": c.name,
+            "fields": fields.collect::<Vec<_>>(),
+            "ends_sessions": count(c.kind, &c.name, true),
+            "drains_sessions": count(c.kind, &c.name, false),
+        })
+    });
+    let ids = |ends: bool| {
+        let mut ids: Vec<_> = fates.iter().filter(|f| f.ends.is_some() == ends).map(|f| f.id).collect();
+        ids.sort();
+        ids.into_iter().map(|id| id.to_string()).collect::<Vec<_>>()
+    };
+    json!({
+        "changes": changes.collect::<Vec<_>>(),
+        "sessions": { "ends": ids(true), "drains": ids(false) },
+        "needs_restart": needs_restart(plan),
+    })
+}
+
+/// The settings of `plan` that a running process cannot take on: they wait for a restart.
+#[must_use]
+pub fn needs_restart(plan: &Plan) -> Vec<String> {
+    let settings = plan.changes.iter().filter(|c| c.kind == ObjectKind::Settings);
+    let named = settings.flat_map(|c| {
+        let live = |field: &str| match c.name.as_str() {
+            "reload" => true,
+            "runtime" => !["user", "cpu_affinity"].contains(&field),
+            _ => false,
+        };
+        let whole = c.op != Op::Change && c.fields.is_empty();
+        let fields = c.fields.iter().filter(move |f| !live(&f.name)).map(|f| format!("{}.{}", c.name, f.name));
+        fields.chain(whole.then(|| c.name.clone()))
+    });
+    named.collect()
+}
+
+/// Where a connection to `listener` would go, and why not elsewhere.
+#[must_use]
+pub fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_balance::Explanation) -> Value {
+    let (listener, pool) = (&snapshot.listeners[listener], &snapshot.pools[pool]);
+    let excluded = choice.excluded.iter().filter_map(|(i, why)| {
+        let endpoint = pool.endpoints.get(*i)?;
+        Some(json!({ "endpoint": endpoint.address.to_string(), "name": endpoint.name, "reason": why.as_str() }))
+    });
+    let address = |i: &usize| pool.endpoints.get(*i).map(|e| e.address.to_string());
+    json!({
+        "listener": listener.name,
+        "route": "default",
+        "pool": pool.name,
+        "endpoint": choice.endpoint.as_ref().and_then(address),
+        "algorithm": pool.balance.algorithm().as_str(),
+        "candidates": choice.candidates.iter().filter_map(address).collect::<Vec<_>>(),
+        "policies": [],
+        "excluded": excluded.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,353 @@
+//! What changes from one configuration to the next, named as the operator names it.
+//!
+//! Compared are the two trees in their final form, value by value: a key that is added to the table is in the plan without
+//! a line here. `60m` and `1h` are the same; so is the order of names and of endpoints, which have an identity of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::Checked;
+use crate::leaf::Leaf;
+use crate::table::{Key, Kind, LISTENER, POOL, Section, TOP};
+use crate::tree::{Node, Value};
+
+/// What becomes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// It is new.
+    Add,
+    /// It lives on, with other values.
+    Change,
+    /// It goes.
+    Remove,
+}
+
+impl Op {
+    /// `add`, `change` or `remove`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Change => "change",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// What kind of object changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// A listener.
+    Listener,
+    /// A pool, but for its endpoints.
+    Pool,
+    /// An endpoint; its name is `POOL/ENDPOINT`.
+    Endpoint,
+    /// A list of address ranges.
+    List,
+    /// Everything else: the section's name.
+    Settings,
+}
+
+impl ObjectKind {
+    /// The word for plans.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Pool => "pool",
+            Self::Endpoint => "endpoint",
+            Self::List => "list",
+            Self::Settings => "settings",
+        }
+    }
+}
+
+/// One value that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The path of keys below the object, like `timeouts.idle`.
+    pub name: String,
+    /// As it was; `None` if it was not given. What came from `${…}` is shown as it was typed.
+    pub from: Option<String>,
+    /// As it will be.
+    pub to: Option<String>,
+}
+
+/// One object that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What becomes of it.
+    pub op: Op,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+    /// Its values that change. For an object that is new or goes: all that were written.
+    pub fields: Vec<Field>,
+}
+
+/// Everything that changes; empty if nothing does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Listeners first, then pools with their endpoints, lists, and settings; each in the order of names.
+    pub changes: Vec<Change>,
+}
+
+impl Plan {
+    /// What changes from `old` to `new`.
+    #[must_use]
+    pub fn between(old: &Checked, new: &Checked) -> Self {
+        let (old, new) = (objects(&old.root), objects(&new.root));
+        let names: BTreeSet<&Identity> = old.keys().chain(new.keys()).collect();
+        let changes = names.into_iter().filter_map(|id| change(id, old.get(id), new.get(id)));
+        let mut plan = Self { changes: changes.collect() };
+        plan.follow_lists(&new);
+        plan
+    }
+
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The change of an object, if there is one.
+    #[must_use]
+    pub fn of(&self, kind: ObjectKind, name: &str) -> Option<&Change> {
+        self.changes.iter().find(|c| c.kind == kind && c.name == name)
+    }
+
+    /// A listener that names a list which changes is changed by it.
+    fn follow_lists(&mut self, new: &BTreeMap<Identity, Object>) {
+        let changed: BTreeSet<String> = self
+            .changes
+            .iter()
+            .filter(|c| c.kind == ObjectKind::List && c.op == Op::Change)
+            .map(|c| c.name.clone())
+            .collect();
+        for (id, object) in new.iter().filter(|(id, _)| id.kind == ObjectKind::Listener) {
+            for (field, value) in object.fields.iter().filter(|(_, value)| !value.names.is_disjoint(&changed)) {
+                let field = Field { name: field.clone(), from: value.shown.clone(), to: value.shown.clone() };
+                match self.changes.iter_mut().find(|c| c.kind == id.kind && c.name == id.name) {
+                    Some(change) if change.op != Op::Change || change.fields.iter().any(|f| f.name == field.name) => {}
+                    Some(change) => change.fields.push(field),
+                    None => self.changes.push(Change {
+                        op: Op::Change,
+                        kind: id.kind,
+                        name: id.name.clone(),
+                        fields: vec![field],
+                    }),
+                }
+            }
+        }
+        self.changes.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    }
+}
+
+/// What makes an object the same in both configurations: for an endpoint its pool and its address, else its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    kind: ObjectKind,
+    name: String,
+    address: String,
+}
+
+/// The values of an object by their path.
+struct Object {
+    /// As people know it.
+    name: String,
+    fields: BTreeMap<String, Shown>,
+}
+
+/// A value: what it means, how it is shown, and the lists that it names.
+struct Shown {
+    meant: String,
+    shown: Option<String>,
+    names: BTreeSet<String>,
+    is_default: bool,
+}
+
+fn change(id: &Identity, old: Option<&Object>, new: Option<&Object>) -> Option<Change> {
+    let op = match (old, new) {
+        (None, _) => Op::Add,
+        (_, None) => Op::Remove,
+        _ => Op::Change,
+    };
+    let of = |object: Option<&Object>, field: &str| object.and_then(|o| o.fields.get(field)).map(|v| v.meant.clone());
+    let shown =
+        |object: Option<&Object>, field: &str| object.and_then(|o| o.fields.get(field)).and_then(|v| v.shown.clone());
+    let both = || [old, new].into_iter().flatten();
+    let paths: BTreeSet<&String> = both().flat_map(|o| o.fields.keys()).collect();
+    let is_written = |field: &str| both().any(|o| o.fields.get(field).is_some_and(|v| !v.is_default));
+    let fields: Vec<Field> = paths
+        .into_iter()
+        .filter(|field| of(old, field) != of(new, field) && (op == Op::Change || is_written(field)))
+        .map(|field| Field { name: field.clone(), from: shown(old, field), to: shown(new, field) })
+        .collect();
+    if op == Op::Change && fields.is_empty() {
+        return None;
+    }
+    let name = both().last().map_or_else(|| id.name.clone(), |o| o.name.clone());
+    Some(Change { op, kind: id.kind, name, fields })
+}
+
+/// Takes a configuration apart into its objects.
+fn objects(root: &Node) -> BTreeMap<Identity, Object> {
+    let mut all = BTreeMap::new();
+    let mut add = |kind, name: &str, address: String, shown: String, fields| {
+        all.insert(Identity { kind, name: name.to_owned(), address }, Object { name: shown, fields });
+    };
+    for (section, node) in root.entries() {
+        match section.text.as_str() {
+            "listeners" => {
+                for (word, listener) in node.entries() {
+                    let fields = fields_of(listener, &LISTENER, &[]);
+                    add(ObjectKind::Listener, &word.text, String::new(), word.text.clone(), fields);
+                }
+            }
+            "pools" => {
+                for (word, pool) in node.entries() {
+                    let fields = fields_of(pool, &POOL, &["endpoints"]);
+                    add(ObjectKind::Pool, &word.text, String::new(), word.text.clone(), fields);
+                    for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
+                        let address = endpoint.get("address").and_then(Node::text).unwrap_or_default();
+                        let name = endpoint.get("name").and_then(Node::text).unwrap_or(address);
+                        let fields = fields_of(endpoint, &crate::table::ENDPOINT, &[]);
+                        let address = Leaf::Endpoint.meaning(address);
+                        add(ObjectKind::Endpoint, &word.text, address, format!("{}/{name}", word.text), fields);
+                    }
+                }
+            }
+            "lists" => {
+                for (word, list) in node.entries() {
+                    let ranges = list.items().iter().filter_map(|i| i.get("range").and_then(Node::text));
+                    let mut ranges: Vec<String> = ranges.map(|text| Leaf::Prefix.meaning(text)).collect();
+                    ranges.sort();
+                    let value = Shown {
+                        meant: ranges.join(", "),
+                        shown: Some(format!("[{}]", ranges.join(", "))),
+                        names: BTreeSet::new(),
+                        is_default: false,
+                    };
+                    let fields = BTreeMap::from([("ranges".to_owned(), value)]);
+                    add(ObjectKind::List, &word.text, String::new(), word.text.clone(), fields);
+                }
+            }
+            other => {
+                let Some(Kind::Section(keys)) = TOP.keys.iter().find(|k| k.name == other).map(|k| &k.kind) else {
+                    continue;
+                };
+                let fields = fields_of(node, keys, &[]);
+                add(ObjectKind::Settings, other, String::new(), other.to_owned(), fields);
+            }
+        }
+    }
+    all
+}
+
+fn fields_of(node: &Node, section: &Section, without: &[&str]) -> BTreeMap<String, Shown> {
+    let mut fields = BTreeMap::new();
+    for (word, value) in node.entries().iter().filter(|(word, _)| !without.contains(&word.text.as_str())) {
+        if let Some(key) = section.keys.iter().find(|k| k.name == word.text) {
+            collect(value, &key.kind, word.text.clone(), &mut fields);
+        }
+    }
+    fields
+}
+
+/// Goes down to values. A list is one value: what is in it has no name.
+fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String, Shown>) {
+    let below = |keys: &[Key], fields: &mut BTreeMap<String, Shown>| {
+        for (word, value) in node.entries() {
+            if let Some(key) = keys.iter().find(|k| k.name == word.text) {
+                collect(value, &key.kind, format!("{path}.{}", word.text), fields);
+            }
+        }
+    };
+    match kind {
+        Kind::Section(section) | Kind::OffOr(section) if node.text().is_none() => below(section.keys, fields),
+        Kind::Choice(keys) => {
+            let chosen = node.entries().first().map(|(word, _)| word.text.clone()).unwrap_or_default();
+            let value = Shown {
+                meant: chosen.clone(),
+                shown: Some(chosen),
+                names: BTreeSet::new(),
+                is_default: is_default(node),
+            };
+            fields.insert(path.clone(), value);
+            below(keys, fields);
+        }
+        _ => {
+            let mut names = BTreeSet::new();
+            let meant = meaning(node, kind, &mut names);
+            fields.insert(path, Shown { meant, shown: Some(shown(node)), names, is_default: is_default(node) });
+        }
+    }
+}
+
+fn is_default(node: &Node) -> bool {
+    node.origin == crate::tree::Origin::BuiltIn
+}
+
+/// A value in a form in which equal ones are equal.
+fn meaning(node: &Node, kind: &Kind, names: &mut BTreeSet<String>) -> String {
+    match (kind, &node.value) {
+        (Kind::Leaf(leaf), Value::Text(text)) => {
+            if matches!(leaf, Leaf::Prefix) {
+                names.insert(text.clone());
+            }
+            leaf.meaning(text)
+        }
+        (Kind::List(item), Value::List(items)) => {
+            let items: Vec<String> = items.iter().map(|i| meaning(i, item, names)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        (Kind::Section(s) | Kind::TextOr(_, s) | Kind::Bind(s) | Kind::OffOr(s), Value::Map(entries)) => {
+            let kind = |name: &str| s.keys.iter().find(|k| k.name == name).map(|k| &k.kind);
+            let mut parts: Vec<String> = entries
+                .iter()
+                .filter_map(|(word, value)| {
+                    Some(format!("{}: {}", word.text, meaning(value, kind(&word.text)?, names)))
+                })
+                .collect();
+            parts.sort();
+            format!("{{{}}}", parts.join(", "))
+        }
+        (Kind::Choice(keys), Value::Map(entries)) => {
+            let kind = |name: &str| keys.iter().find(|k| k.name == name).map(|k| &k.kind);
+            let one = entries
+                .first()
+                .and_then(|(word, value)| Some(format!("{} {}", word.text, meaning(value, kind(&word.text)?, names))));
+            one.unwrap_or_default()
+        }
+        (Kind::Named(of), Value::Map(entries)) => {
+            let mut parts: Vec<String> =
+                entries.iter().map(|(word, value)| format!("{}: {}", word.text, meaning(value, of, names))).collect();
+            parts.sort();
+            format!("{{{}}}", parts.join(", "))
+        }
+        (_, Value::Text(text)) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// A value as it is shown to people: what is built in is left out of maps.
+fn shown(node: &Node) -> String {
+    match &node.value {
+        Value::Text(_) => node.shown().to_owned(),
+        Value::List(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        Value::Map(entries) => {
+            let written: Vec<_> = entries.iter().filter(|(_, value)| !is_default(value)).collect();
+            match written.as_slice() {
+                // An address alone is how it would be typed.
+                [(_, value)] if value.text().is_some() => shown(value),
+                _ => {
+                    let parts: Vec<String> =
+                        written.iter().map(|(word, value)| format!("{}: {}", word.text, shown(value))).collect();
+                    format!("{{ {} }}", parts.join(", "))
+                }
+            }
+        }
+        Value::Null | Value::Bad => String::new(),
+    }
+}

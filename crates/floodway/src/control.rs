@@ -1,0 +1,412 @@
+//! What control does while the process runs: it reloads, answers the admin API, and ends.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, SessionFilter, error, view};
+use floodway_config::{Checked, Plan, Rejected};
+use floodway_runtime::{ByHand, Running, SessionInfo, explain};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::commands::problems_as_json;
+use crate::files::RealFiles;
+use crate::state;
+use crate::watch::Watch;
+
+/// Sessions in one answer: as many as are asked for, and at the most.
+const SESSIONS_A_PAGE: usize = 100;
+const MOST_SESSIONS_A_PAGE: usize = 10_000;
+/// Longest time for a confirmation.
+const LONGEST_CONFIRM: Duration = Duration::from_secs(3600);
+
+/// The running process, as control has it.
+pub(crate) struct Control {
+    running: Running,
+    /// The configuration in force.
+    checked: Checked,
+    /// The file that it is read from; `None` if it came from the command line.
+    path: Option<PathBuf>,
+    watch: Watch,
+    /// What is to come back unless the reload is confirmed.
+    unconfirmed: Option<Unconfirmed>,
+    /// Settings that were changed and wait for a restart.
+    needs_restart: Vec<String>,
+    /// What was last said of a file that cannot be used: said once.
+    last_said: Option<String>,
+}
+
+struct Unconfirmed {
+    before: Checked,
+    until: Instant,
+}
+
+/// A configuration that was not applied.
+enum NotApplied {
+    /// It has problems.
+    Problems(Box<Rejected>),
+    /// The machine does not let us.
+    Failed(String),
+}
+
+impl NotApplied {
+    /// One line for log, status and metric: the first problem, with its place.
+    fn line(&self) -> String {
+        match self {
+            Self::Failed(why) => why.clone(),
+            Self::Problems(rejected) => {
+                let first = rejected.problems.iter().find(|p| p.severity == floodway_config::Severity::Error);
+                first.map_or_else(String::new, |p| match p.span {
+                    Some(span) => format!("{}: {}", rejected.sources.place(span), p.message),
+                    None => p.message.clone(),
+                })
+            }
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        match self {
+            Self::Failed(why) => (409, json!({ "error": why })),
+            Self::Problems(rejected) => {
+                let problems = problems_as_json(&rejected.problems, &rejected.sources);
+                let text = rejected.problems.render(&rejected.sources, false);
+                (422, json!({ "error": self.line(), "problems": problems, "text": text }))
+            }
+        }
+    }
+}
+
+/// A configuration, and the files that were asked for it.
+type Read = (Result<Checked, Box<Rejected>>, Vec<PathBuf>);
+
+/// Reads on a thread of its own: control goes on meanwhile.
+async fn read(path: PathBuf) -> Read {
+    let work = move || {
+        let files = RealFiles::default();
+        let read = crate::commands::read(&path, &files).map_err(Box::new);
+        (read, files.asked.into_inner().into_iter().collect())
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(read) => read,
+        // It cannot be cancelled; a panic in it is a bug of ours.
+        Err(fault) => std::panic::resume_unwind(fault.into_panic()),
+    }
+}
+
+impl Control {
+    pub(crate) fn new(running: Running, checked: Checked, path: Option<PathBuf>, files: &[PathBuf]) -> Self {
+        let mut watch = Watch::new(checked.config.reload.settle);
+        if path.is_some() && checked.config.reload.watch {
+            watch.follow(files);
+        }
+        running.shared().accept();
+        Self { running, checked, path, watch, unconfirmed: None, needs_restart: Vec::new(), last_said: None }
+    }
+
+    /// Serves until `ended` is over.
+    pub(crate) async fn serve(
+        &mut self,
+        mut asked: mpsc::Receiver<Asked>,
+        mut hang_up: impl AsyncFnMut(),
+        ended: impl Future<Output = ()>,
+    ) {
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            let timer = self.next_time();
+            tokio::select! {
+                () = &mut ended => return,
+                () = hang_up() => {
+                    tracing::info!("SIGHUP: reading the configuration");
+                    // What came of it is in the log.
+                    let _ = self.reload(None, None).await;
+                }
+                () = self.watch.settled(), if self.checked.config.reload.watch => {
+                    let _ = self.reload(None, None).await;
+                }
+                Some(Asked { call, by, answer }) = asked.recv() => {
+                    let said = self.carry_out(call, by).await;
+                    // Whoever asked may have gone.
+                    let _ = answer.send(said);
+                }
+                () = tokio::time::sleep(timer) => self.on_time().await,
+            }
+        }
+    }
+
+    /// The end of control: what runs, and how it is to end.
+    pub(crate) fn into_running(self) -> (Running, floodway_config::Runtime) {
+        (self.running, self.checked.config.runtime)
+    }
+
+    /// How long until something is due by itself.
+    fn next_time(&self) -> Duration {
+        let confirm = self.unconfirmed.as_ref().map(|u| u.until.saturating_duration_since(Instant::now()));
+        let expiry =
+            self.running.next_expiry().map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        confirm.into_iter().chain(expiry).min().unwrap_or(Duration::from_secs(3600))
+    }
+
+    async fn on_time(&mut self) {
+        if self.unconfirmed.as_ref().is_some_and(|u| u.until <= Instant::now())
+            && let Some(Unconfirmed { before, .. }) = self.unconfirmed.take()
+        {
+            tracing::warn!("nobody confirmed the reload: going back to the configuration before");
+            if let Err(why) = self.put_in_force(before).await {
+                tracing::error!(reason = why.line(), "cannot go back to the configuration before");
+            }
+        }
+        let now = SystemTime::now();
+        if self.running.next_expiry().is_some_and(|until| until <= now) {
+            let left = self.running.by_hand_at(now);
+            tracing::info!("a change by hand is over");
+            self.set_by_hand(left);
+        }
+    }
+
+    /// Reads the file anew, and puts it in force if it is sound. Gives the plan that was carried out.
+    async fn reload(&mut self, path: Option<PathBuf>, confirm: Option<Duration>) -> Result<Value, NotApplied> {
+        let Some(path) = path.or_else(|| self.path.clone()) else {
+            return Err(NotApplied::Failed("the process was started without a configuration file".into()));
+        };
+        let (read, files) = read(path.clone()).await;
+        if self.path.as_ref() == Some(&path) && self.checked.config.reload.watch {
+            self.watch.follow(&files);
+        }
+        let before = self.checked.clone();
+        let done = match read {
+            Err(rejected) => Err(NotApplied::Problems(rejected)),
+            Ok(new) => self.put_in_force(new).await,
+        };
+        match done {
+            Err(why) => {
+                self.reject(&why, &path);
+                Err(why)
+            }
+            Ok(plan) => {
+                self.last_said = None;
+                self.path = Some(path);
+                // A second reload before the first is confirmed goes back to what was confirmed.
+                let before = self.unconfirmed.take().map_or(before, |u| u.before);
+                self.unconfirmed = confirm
+                    .filter(|_| plan["changes"].as_array().is_some_and(|c| !c.is_empty()))
+                    .map(|wait| Unconfirmed { before, until: Instant::now() + wait.min(LONGEST_CONFIRM) });
+                Ok(plan)
+            }
+        }
+    }
+
+    /// Says once what is wrong with a file, and that what was in force stays.
+    fn reject(&mut self, why: &NotApplied, path: &std::path::Path) {
+        let line = why.line();
+        self.running.shared().reject(line.clone());
+        if self.last_said.as_ref() != Some(&line) {
+            tracing::error!(file = %path.display(), reason = line, "the configuration is not applied; the one before stays in force");
+            self.last_said = Some(line);
+        }
+    }
+
+    async fn put_in_force(&mut self, new: Checked) -> Result<Value, NotApplied> {
+        let plan = Plan::between(&self.checked, &new);
+        if plan.is_empty() {
+            // Not a task is started, not a socket touched.
+            self.running.shared().accept();
+            return Ok(view::plan(&plan, &[]));
+        }
+        let fates = self.running.apply(new.config.clone()).await.map_err(|e| NotApplied::Failed(e.to_string()))?;
+        self.checked = new;
+        self.watch.set_settle(self.checked.config.reload.settle);
+        self.running.shared().accept();
+        self.needs_restart.extend(view::needs_restart(&plan));
+        self.needs_restart.sort();
+        self.needs_restart.dedup();
+        if !self.needs_restart.is_empty() {
+            tracing::warn!(settings = self.needs_restart.join(", "), "these settings wait for a restart");
+        }
+        let ends = fates.iter().filter(|f| f.ends.is_some()).count();
+        tracing::info!(
+            generation = self.running.shared().snapshot().generation,
+            changes = plan.changes.len(),
+            ends_sessions = ends,
+            drains_sessions = fates.len() - ends,
+            "the configuration is applied"
+        );
+        Ok(view::plan(&plan, &fates))
+    }
+
+    async fn carry_out(&mut self, call: Call, by: Caller) -> Answer {
+        match call {
+            Call::Status => (200, self.status()),
+            Call::Sessions(filter) => self.sessions(&filter).await,
+            Call::Session(id) => match self.running.session(id).await {
+                Some(session) => (200, view::session(&session)),
+                None => error(404, "there is no such session, or it has ended"),
+            },
+            Call::Close(id) => match self.running.close(id).await {
+                true => {
+                    tracing::info!(session = %id, uid = by.uid, "session closed by hand");
+                    (200, json!({ "closed": id.to_string() }))
+                }
+                false => error(404, "there is no such session, or it has ended"),
+            },
+            Call::Plan { config } => self.plan(config).await,
+            Call::Reload { config, confirm } => {
+                tracing::info!(uid = by.uid, "reload asked for");
+                match self.reload(config, confirm).await {
+                    Ok(mut plan) => {
+                        plan["generation"] = self.running.shared().snapshot().generation.into();
+                        plan["confirm_seconds"] = self.unconfirmed.as_ref().and(confirm).map(|c| c.as_secs()).into();
+                        (200, plan)
+                    }
+                    Err(why) => why.answer(),
+                }
+            }
+            Call::Confirm => match self.unconfirmed.take() {
+                Some(_) => {
+                    tracing::info!(uid = by.uid, "reload confirmed");
+                    (200, json!({ "confirmed": true }))
+                }
+                None => error(409, "there is no reload that waits to be confirmed"),
+            },
+            Call::Change { pool, endpoint, change } => self.change(&pool, &endpoint, &change, by),
+            Call::Reset { pool, endpoint } => self.reset(&pool, endpoint.as_deref(), by),
+            Call::Explain { listener, source } => {
+                let snapshot = self.running.shared().snapshot();
+                match snapshot.listeners.iter().position(|l| l.name == listener) {
+                    None => error(404, &format!("there is no listener `{listener}`")),
+                    Some(at) if source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) => (
+                        200,
+                        json!({ "listener": listener, "route": null, "pool": null, "endpoint": null, "policies": [], "excluded": [], "denied": true }),
+                    ),
+                    Some(at) => {
+                        let (pool, choice) = explain(&snapshot, at);
+                        (200, view::explain(&snapshot, at, pool, &choice))
+                    }
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        let mut status = view::status(self.running.shared(), &self.running.places(), &self.needs_restart);
+        status["config"] = self.path.as_ref().map(|p| p.display().to_string()).into();
+        let left = self.unconfirmed.as_ref().map(|u| u.until.saturating_duration_since(Instant::now()).as_secs());
+        status["unconfirmed_seconds"] = left.into();
+        status
+    }
+
+    async fn sessions(&self, filter: &SessionFilter) -> Answer {
+        let after = match filter.after.as_deref().map(str::parse::<floodway_runtime::SessionId>) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err(why)) => return error(400, &why.to_string()),
+        };
+        let is_same = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w == is);
+        let is_wanted = |s: &SessionInfo| {
+            is_same(&filter.pool, &s.pool)
+                && is_same(&filter.listener, &s.listener)
+                && filter.endpoint.as_ref().is_none_or(|wanted| {
+                    s.endpoint.as_ref().is_some_and(|(name, address)| wanted == name || *wanted == address.to_string())
+                })
+                && after.is_none_or(|after| s.id > after)
+        };
+        let mut found: Vec<_> = self.running.sessions().await.into_iter().filter(is_wanted).collect();
+        found.sort_by_key(|s| s.id);
+        let most = filter.limit.unwrap_or(SESSIONS_A_PAGE).clamp(1, MOST_SESSIONS_A_PAGE);
+        let total = found.len();
+        let next = (total > most).then(|| found[most - 1].id.to_string());
+        found.truncate(most);
+        let shown: Vec<Value> = found.iter().map(view::session).collect();
+        (200, json!({ "sessions": shown, "total": total, "next": next }))
+    }
+
+    async fn plan(&self, path: Option<PathBuf>) -> Answer {
+        let Some(path) = path.or_else(|| self.path.clone()) else {
+            return error(409, "the process was started without a configuration file");
+        };
+        match read(path).await.0 {
+            Err(rejected) => NotApplied::Problems(rejected).answer(),
+            Ok(new) => {
+                let plan = Plan::between(&self.checked, &new);
+                let fates = if plan.is_empty() { Vec::new() } else { self.running.preview(&new.config).await };
+                (200, view::plan(&plan, &fates))
+            }
+        }
+    }
+
+    fn change(&mut self, pool: &str, endpoint: &str, change: &EndpointChange, by: Caller) -> Answer {
+        let Some(place) = self.running.find_endpoint(pool, endpoint) else {
+            return error(404, &format!("there is no endpoint `{pool}/{endpoint}`"));
+        };
+        let state = match change.state.as_deref().map(|word| (word, state::admin(word))) {
+            None => None,
+            Some((_, Some(state))) => Some(state),
+            Some((word, None)) => {
+                return error(400, &format!("`{word}` is no state: there is enabled, drain and disabled"));
+            }
+        };
+        if change.weight.is_some_and(|w| w > 1000) {
+            return error(400, "a weight is from 0 to 1000");
+        }
+        if state.is_none() && change.weight.is_none() {
+            return error(400, "give a `state` or a `weight`");
+        }
+        let mut all = self.running.by_hand().clone();
+        let now = SystemTime::now();
+        let before = all.get(&place);
+        let hand = ByHand {
+            state: state.or(before.and_then(|b| b.state)),
+            weight: change.weight.or(before.and_then(|b| b.weight)),
+            reason: change.reason.clone().or(before.filter(|_| state.is_none()).and_then(|b| b.reason.clone())),
+            since: now,
+            until: match state {
+                Some(_) => change.for_seconds.and_then(|s| now.checked_add(Duration::from_secs(s))),
+                None => before.and_then(|b| b.until),
+            },
+            uid: by.uid,
+        };
+        tracing::info!(
+            pool,
+            endpoint,
+            uid = by.uid,
+            state = change.state,
+            weight = change.weight,
+            reason = change.reason,
+            "endpoint changed by hand"
+        );
+        let shown = view::by_hand(&hand);
+        all.insert(place, hand);
+        match self.set_by_hand(all) {
+            None => (200, json!({ "by_hand": shown })),
+            Some(why) => (200, json!({ "by_hand": shown, "warning": why })),
+        }
+    }
+
+    fn reset(&mut self, pool: &str, endpoint: Option<&str>, by: Caller) -> Answer {
+        let place = match endpoint.map(|e| (e, self.running.find_endpoint(pool, e))) {
+            Some((e, None)) => return error(404, &format!("there is no endpoint `{pool}/{e}`")),
+            Some((_, Some(place))) => Some(place),
+            None if !self.running.shared().snapshot().pools.iter().any(|p| p.name == pool) => {
+                return error(404, &format!("there is no pool `{pool}`"));
+            }
+            None => None,
+        };
+        let before = self.running.by_hand().len();
+        let mut all = self.running.by_hand().clone();
+        all.retain(|key, _| place.as_ref().map_or(key.0 != pool, |p| key != p));
+        let count = before - all.len();
+        tracing::info!(pool, endpoint, uid = by.uid, count, "changes by hand taken back");
+        self.set_by_hand(all);
+        (200, json!({ "reset": count }))
+    }
+
+    /// Puts changes by hand in force and keeps them in the state file. Gives what went wrong with the file.
+    fn set_by_hand(&mut self, all: floodway_runtime::AllByHand) -> Option<String> {
+        self.running.set_by_hand(all);
+        let path = self.checked.config.admin.as_ref()?.state_file.as_ref()?;
+        let error = state::write(path, self.running.by_hand()).err()?;
+        let why =
+            format!("cannot write `admin.state_file` {}: {error}; a restart will forget the change", path.display());
+        tracing::error!("{why}");
+        Some(why)
+    }
+}

@@ -1,0 +1,228 @@
+//! The listening sockets of the process: who has them open, and what a new configuration does to them.
+//!
+//! Control keeps every socket open itself and gives workers duplicates. So a socket, with what waits in its queue, can go
+//! from one worker to another, or to a successor of this process, and no connection is lost on the way.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use floodway_config::{Bind, Config, Listener};
+use floodway_net::{BindError, Bound, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix};
+
+use crate::StartError;
+use crate::translate;
+
+/// Names one listening socket while the process lives.
+pub(crate) type DoorId = u64;
+
+/// A listening socket for a worker, and the listener that it belongs to.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) id: DoorId,
+    pub(crate) listener: Arc<str>,
+    pub(crate) place: Place,
+    pub(crate) socket: OwnedFd,
+}
+
+/// What makes two addresses the same socket: all that is fixed once it is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Tcp { address: String, port: u16, freebind: bool, interface: Option<String>, mptcp: bool },
+    Unix(std::path::PathBuf),
+}
+
+/// One address of one listener, bound.
+struct Group {
+    key: Key,
+    listener: Arc<str>,
+    options: ListenOptions,
+    bound: Bound,
+    /// By socket: its number, and the worker that accepts from it.
+    doors: Vec<(DoorId, usize)>,
+    file: Option<SocketFile>,
+}
+
+/// Every address that is bound.
+#[derive(Default)]
+pub(crate) struct Doors {
+    groups: Vec<Group>,
+    last: DoorId,
+}
+
+/// What workers are to be told.
+#[derive(Default)]
+pub(crate) struct Moves {
+    /// To be opened, by worker. First.
+    pub(crate) open: Vec<(usize, Door)>,
+    /// To be left to another worker, by worker.
+    pub(crate) leave: Vec<(usize, DoorId)>,
+    /// To be closed, once what waits was taken, by worker. Last.
+    pub(crate) close: Vec<(usize, DoorId)>,
+    /// Socket files to be removed after that.
+    pub(crate) files: Vec<SocketFile>,
+}
+
+/// Addresses that were bound for a new configuration and are not in use yet: dropped, nothing has happened.
+pub(crate) struct Prepared {
+    new: Vec<Group>,
+}
+
+impl Doors {
+    /// Where everything listens, with the listener's name.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
+        self.groups.iter().map(|g| (&*g.listener, &g.bound.place))
+    }
+
+    /// Open files of control for them; workers hold as many again.
+    pub(crate) fn sockets(&self) -> usize {
+        self.groups.iter().map(|g| g.bound.sockets.len()).sum()
+    }
+
+    /// Binds what `config` asks for and is not there yet.
+    ///
+    /// # Errors
+    /// Names the listener and the address that cannot be had; nothing new stays bound.
+    pub(crate) fn prepare(&self, config: &Config, workers: usize) -> Result<Prepared, StartError> {
+        let there: HashMap<&Key, &Group> = self.groups.iter().map(|g| (&g.key, g)).collect();
+        let mut new = Vec::new();
+        for listener in &config.listeners {
+            for wanted in wanted(listener).filter(|w| !there.contains_key(&w.key)) {
+                let bound = self.open(&wanted, workers);
+                let bound = bound.map_err(|error| StartError::Bind { listener: listener.name.clone(), error })?;
+                let file = match &bound.place {
+                    Place::Unix(path) => SocketFile::of(path),
+                    Place::Tcp(..) => None,
+                };
+                let Wanted { key, options, .. } = wanted;
+                let listener = listener.name.as_str().into();
+                new.push(Group { key, listener, options, bound, doors: Vec::new(), file });
+            }
+        }
+        Ok(Prepared { new })
+    }
+
+    fn open(&self, wanted: &Wanted<'_>, workers: usize) -> Result<Bound, BindError> {
+        match wanted.bind {
+            Bind::Tcp { address, .. } => match bind_tcp(address.ip, wanted.port, &wanted.options, workers) {
+                // In use by ourselves, perhaps: under a wider or a narrower address, or with another option.
+                Err(BindError::InUse(_)) if self.has_port(wanted.port) => {
+                    bind_tcp_beside(address.ip, wanted.port, &wanted.options, workers)
+                }
+                bound => bound,
+            },
+            Bind::Unix { path, mode, group, backlog } => bind_unix(path, *mode, group.as_deref(), *backlog, workers),
+        }
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        port != 0 && self.groups.iter().any(|g| matches!(g.bound.place, Place::Tcp(_, p) if p == port))
+    }
+
+    /// Puts what was prepared for `config` to use, lets go what it does not ask for, and deals all to `workers` workers.
+    pub(crate) fn commit(&mut self, prepared: Prepared, config: &Config, workers: usize) -> Moves {
+        let mut moves = Moves::default();
+        let mut there: HashMap<Key, Group> = self.groups.drain(..).map(|g| (g.key.clone(), g)).collect();
+        there.extend(prepared.new.into_iter().map(|g| (g.key.clone(), g)));
+        for listener in &config.listeners {
+            for wanted in wanted(listener) {
+                let Some(mut group) = there.remove(&wanted.key) else { continue };
+                if *group.listener != *listener.name {
+                    // The socket stays; whoever accepts from it must know its new name.
+                    group.listener = listener.name.as_str().into();
+                    moves.leave.extend(group.doors.drain(..).map(|(id, worker)| (worker, id)));
+                }
+                if group.options != wanted.options {
+                    if let Err(error) = group.bound.set_options(&wanted.options) {
+                        tracing::warn!(listener = listener.name, %error, "an option of the listening socket cannot be changed");
+                    }
+                    group.options = wanted.options;
+                }
+                self.groups.push(group);
+            }
+        }
+        for (_, group) in there {
+            moves.close.extend(group.doors.iter().map(|&(id, worker)| (worker, id)));
+            moves.files.extend(group.file);
+        }
+        self.deal(workers, &mut moves);
+        moves
+    }
+
+    /// Gives every socket to one of `workers` workers, and each worker at least one of every address.
+    fn deal(&mut self, workers: usize, moves: &mut Moves) {
+        for group in &mut self.groups {
+            if let Err(error) = group.bound.grow(workers, &group.options) {
+                // The workers that have none of it take nothing from it; the others do.
+                tracing::warn!(listener = &*group.listener, %error, "cannot open a socket for every worker");
+            }
+            for i in 0..group.bound.sockets.len() {
+                let worker = i % workers;
+                if group.doors.get(i).is_some_and(|&(_, at)| at == worker) {
+                    continue;
+                }
+                let socket = match group.bound.sockets[i].try_clone() {
+                    Ok(socket) => socket,
+                    Err(error) => {
+                        tracing::error!(listener = &*group.listener, %error, "cannot hand a listening socket to a worker");
+                        continue;
+                    }
+                };
+                self.last += 1;
+                let door = Door {
+                    id: self.last,
+                    listener: Arc::clone(&group.listener),
+                    place: group.bound.place.clone(),
+                    socket,
+                };
+                moves.open.push((worker, door));
+                if let Some((id, at)) = group.doors.get_mut(i) {
+                    moves.leave.push((*at, *id));
+                    (*id, *at) = (self.last, worker);
+                } else {
+                    group.doors.push((self.last, worker));
+                }
+            }
+        }
+    }
+
+    /// Closes all: what workers are to be told at the end.
+    pub(crate) fn close(&mut self) -> Moves {
+        let mut moves = Moves::default();
+        for group in self.groups.drain(..) {
+            moves.close.extend(group.doors.iter().map(|&(id, worker)| (worker, id)));
+            moves.files.extend(group.file);
+        }
+        moves
+    }
+}
+
+/// An address that a listener wants.
+struct Wanted<'a> {
+    key: Key,
+    bind: &'a Bind,
+    port: u16,
+    options: ListenOptions,
+}
+
+/// Every address of `listener`, port by port.
+fn wanted(listener: &Listener) -> impl Iterator<Item = Wanted<'_>> {
+    listener.bind.iter().flat_map(move |bind| {
+        let (ports, backlog) = match bind {
+            Bind::Tcp { address, backlog, .. } => (address.first..=address.last, *backlog),
+            Bind::Unix { backlog, .. } => (0..=0, *backlog),
+        };
+        ports.map(move |port| {
+            let (key, freebind, interface) = match bind {
+                Bind::Tcp { address, freebind, interface, .. } => {
+                    let ip = address.ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
+                    let mptcp = listener.tcp.mptcp;
+                    let key = Key::Tcp { address: ip, port, freebind: *freebind, interface: interface.clone(), mptcp };
+                    (key, *freebind, interface.as_deref())
+                }
+                Bind::Unix { path, .. } => (Key::Unix(path.clone()), false, None),
+            };
+            Wanted { key, bind, port, options: translate::listen_options(&listener.tcp, freebind, interface, backlog) }
+        })
+    })
+}

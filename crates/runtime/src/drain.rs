@@ -1,0 +1,167 @@
+//! Sessions leave an endpoint that takes no new ones: at the pace that its pool's `drain` gives, those without traffic first,
+//! and at the latest when its timeout is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodway_config::Drain;
+use floodway_flow::Reason;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::server::{Workers, random};
+use crate::session::{Session, SessionId};
+use crate::snapshot::Stats;
+use crate::worker::Mail;
+
+/// Between two looks at who is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Which sessions are to leave.
+#[derive(Clone)]
+pub(crate) enum Leaving {
+    /// Those at the endpoint that counts there.
+    Endpoint(Arc<Stats>),
+    /// Those that began before this generation at a listener of this name, which is gone.
+    Listener(String, u64),
+}
+
+impl Leaving {
+    fn holds(&self, session: &Session) -> bool {
+        match self {
+            Self::Endpoint(stats) => session.is_at(stats),
+            Self::Listener(name, generation) => session.listener().name == *name && session.generation() < *generation,
+        }
+    }
+}
+
+/// The drains under way: of endpoints by their counts, which are one object as long as the endpoint lives.
+#[derive(Default)]
+pub(crate) struct Drains {
+    endpoints: HashMap<usize, Task>,
+    listeners: Vec<Task>,
+}
+
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn key(stats: &Arc<Stats>) -> usize {
+    Arc::as_ptr(stats) as usize
+}
+
+impl Drains {
+    /// Lets the sessions at an endpoint leave; once only, until it is called off.
+    pub(crate) fn begin(&mut self, stats: &Arc<Stats>, drain: Drain, reason: Reason, workers: &Workers) {
+        self.endpoints.retain(|_, task| !task.0.is_finished());
+        let workers = workers.clone();
+        self.endpoints.entry(key(stats)).or_insert_with(|| {
+            let leaving = Leaving::Endpoint(Arc::clone(stats));
+            Task(tokio::task::spawn_local(let_leave(leaving, drain, reason, workers)).abort_handle())
+        });
+    }
+
+    /// Lets the sessions of a listener that is gone leave.
+    pub(crate) fn begin_listener(&mut self, name: &str, generation: u64, drain: Drain, workers: &Workers) {
+        self.listeners.retain(|task| !task.0.is_finished());
+        let leaving = Leaving::Listener(name.to_owned(), generation);
+        let task = let_leave(leaving, drain, Reason::EndpointRemoved, workers.clone());
+        self.listeners.push(Task(tokio::task::spawn_local(task).abort_handle()));
+    }
+
+    /// The endpoint takes sessions again: those that are left may stay.
+    pub(crate) fn call_off(&mut self, stats: &Arc<Stats>) {
+        self.endpoints.remove(&key(stats));
+    }
+}
+
+async fn let_leave(leaving: Leaving, drain: Drain, reason: Reason, workers: Workers) {
+    let end = Instant::now() + drain.timeout;
+    // Closes stand at even distances, each moved by up to half of one, so that clients do not come back in step.
+    let distance = drain.close_rate.map(|(count, per)| per / count.max(1));
+    let mut next = Instant::now();
+    loop {
+        let mut left = sessions(&workers, &leaving).await;
+        if left.is_empty() {
+            return;
+        }
+        left.sort_by_key(|&(idle, id)| (std::cmp::Reverse(idle), id));
+        let look = (Instant::now() + LOOK).min(end);
+        let mut left = left.into_iter();
+        if let Some(distance) = distance {
+            next = next.max(Instant::now());
+            while next < look {
+                let Some((_, id)) = left.next() else { break };
+                let early = distance.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64 / 2.0);
+                tokio::time::sleep_until(next + early).await;
+                close(&workers, id, reason);
+                next += distance;
+            }
+        }
+        tokio::time::sleep_until(look).await;
+        if Instant::now() >= end {
+            for (_, id) in sessions(&workers, &leaving).await {
+                close(&workers, id, reason);
+            }
+        }
+    }
+}
+
+/// How long each session that is to leave has been without traffic.
+async fn sessions(workers: &Workers, leaving: &Leaving) -> Vec<(Duration, SessionId)> {
+    let leaving = leaving.clone();
+    let all = ask(workers, move |context| {
+        let now = context.shared.now();
+        let mut found = Vec::new();
+        context.sessions.each(|s| {
+            if leaving.holds(s) {
+                found.push((s.idle(now), s.id()));
+            }
+        });
+        found
+    });
+    all.await.into_iter().flatten().collect()
+}
+
+/// Asks every worker, and waits for all that answer.
+pub(crate) async fn ask<T: Send + 'static>(
+    workers: &Workers,
+    question: impl Fn(&crate::worker::Context) -> T + Clone + Send + 'static,
+) -> Vec<T> {
+    let answers: Vec<oneshot::Receiver<T>> = workers
+        .borrow()
+        .iter()
+        .map(|worker| {
+            let (tell, answer) = oneshot::channel();
+            let question = question.clone();
+            let work = move |context: &std::rc::Rc<crate::worker::Context>| {
+                // Whoever asked may have gone.
+                let _ = tell.send(question(context));
+            };
+            // A worker that has left has nothing to say.
+            let _ = worker.mail.send(Mail::Run(Box::new(work)));
+            answer
+        })
+        .collect();
+    let mut all = Vec::with_capacity(answers.len());
+    for answer in answers {
+        all.extend(answer.await.ok());
+    }
+    all
+}
+
+/// Ends one session.
+pub(crate) fn close(workers: &Workers, id: SessionId, reason: Reason) {
+    if let Some(worker) = workers.borrow().get(id.worker()) {
+        let work = move |context: &std::rc::Rc<crate::worker::Context>| {
+            context.sessions.abort(id, reason);
+        };
+        let _ = worker.mail.send(Mail::Run(Box::new(work)));
+    }
+}

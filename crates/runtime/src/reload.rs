@@ -1,0 +1,163 @@
+//! From one configuration to the next while sessions live: what would happen, and doing it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use floodway_balance::Admin;
+use floodway_config::{Config, ObjectKind};
+use floodway_flow::Reason;
+
+use crate::by_hand::AllByHand;
+use crate::drain::{ask, close};
+use crate::server::{random, workers};
+use crate::session::{SessionId, SessionInfo};
+use crate::snapshot::{Pool, Snapshot};
+use crate::translate::Making;
+use crate::{Running, StartError};
+
+/// What a new configuration does to one live session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// Which session.
+    pub id: SessionId,
+    /// What is the cause: a kind of object, and its name in a plan.
+    pub cause: (ObjectKind, String),
+    /// `None` if it may go on as `drain` says; else it ends at once, for this reason.
+    pub ends: Option<Reason>,
+}
+
+/// What becomes of an endpoint, listener or source that sessions have.
+struct Judgement<'a> {
+    /// By pool and address: the name in the plan, and whether the endpoint drains.
+    endpoints: HashMap<(&'a str, String), bool>,
+    config: &'a Config,
+}
+
+impl<'a> Judgement<'a> {
+    fn new(config: &'a Config, by_hand: &AllByHand) -> Self {
+        let mut endpoints = HashMap::new();
+        for pool in &config.pools {
+            for e in &pool.endpoints {
+                let address = e.address.to_string();
+                let hand = by_hand.get(&(pool.name.clone(), address.clone())).and_then(|h| h.state);
+                endpoints.insert((pool.name.as_str(), address), hand.unwrap_or(e.state) != Admin::Enabled);
+            }
+        }
+        Self { endpoints, config }
+    }
+
+    fn of(&self, session: &SessionInfo) -> Option<Fate> {
+        let fate = |kind, name: String, ends| Some(Fate { id: session.id, cause: (kind, name), ends });
+        let Some(listener) = self.config.listeners.iter().find(|l| l.name == session.listener) else {
+            return fate(ObjectKind::Listener, session.listener.clone(), None);
+        };
+        if let Some(ip) = session.source.ip()
+            && !(listener.access.allows(ip) && listener.peer_access.allows(ip))
+        {
+            return fate(ObjectKind::Listener, session.listener.clone(), Some(Reason::Denied));
+        }
+        let (name, address) = session.endpoint.as_ref()?;
+        match self.endpoints.get(&(session.pool.as_str(), address.to_string())) {
+            Some(false) => None,
+            Some(true) | None => fate(ObjectKind::Endpoint, format!("{}/{name}", session.pool), None),
+        }
+    }
+}
+
+impl Running {
+    /// Which live sessions `config` would end or drain, if it were applied now: exactly those that [`Running::apply`] does.
+    pub async fn preview(&self, config: &Config) -> Vec<Fate> {
+        let sessions = self.sessions().await;
+        let now = Judgement::new(&self.config, &self.by_hand);
+        let then = Judgement::new(config, &self.by_hand);
+        // What is leaving already is not this configuration's doing.
+        sessions.iter().filter(|s| now.of(s).is_none()).filter_map(|s| then.of(s)).collect()
+    }
+
+    /// Every live session.
+    pub async fn sessions(&self) -> Vec<SessionInfo> {
+        let all = ask(&self.workers, |context| {
+            let now = context.shared.now();
+            let mut found = Vec::new();
+            context.sessions.each(|s| found.push(s.info(now)));
+            found
+        });
+        all.await.into_iter().flatten().collect()
+    }
+
+    /// Puts `config` in force, whole. Gives what it does to live sessions.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or a worker not be started: nothing has changed then.
+    pub async fn apply(&mut self, config: Config) -> Result<Vec<Fate>, StartError> {
+        let count = workers(&config);
+        if count > self.shared.lanes {
+            return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
+        }
+        let prepared = self.doors.prepare(&config, count)?;
+        self.grow_workers(count)?;
+        let fates = self.preview(&config).await;
+        let old = self.shared.snapshot();
+        self.config = config;
+        let new = self.swap(&old);
+        let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
+        self.shared.permits.set_limit(self.budget.sessions.min(most));
+        let moves = self.doors.commit(prepared, &self.config, count);
+        // What closes takes what waits first, at its own pace.
+        tokio::task::spawn_local(self.carry_out(moves));
+        for fate in &fates {
+            if let Some(reason) = fate.ends {
+                close(&self.workers, fate.id, reason);
+            }
+        }
+        self.drain_what_is_gone(&old, &new);
+        self.drain_what_is_withheld();
+        self.shared.reloads.applied.fetch_add(1, Ordering::Relaxed);
+        Ok(fates)
+    }
+
+    /// Builds the snapshot of the configuration of now, and puts it in force.
+    pub(crate) fn swap(&mut self, old: &Arc<Snapshot>) -> Arc<Snapshot> {
+        let key = [random(), random()];
+        let making = Making { old: Some(old), by_hand: &self.by_hand, lanes: self.shared.lanes, key };
+        let new = Arc::new(making.snapshot(&self.config));
+        self.shared.snapshot.store(Arc::clone(&new));
+        self.checks.follow(&new);
+        new
+    }
+
+    /// Sessions of endpoints and listeners that are in `old` only leave, as the `drain` of their pool says.
+    fn drain_what_is_gone(&mut self, old: &Snapshot, new: &Snapshot) {
+        let stay: HashSet<*const crate::snapshot::Stats> =
+            new.pools.iter().flat_map(|p| &p.endpoints).map(|e| Arc::as_ptr(&e.stats)).collect();
+        let new_pools: HashMap<&str, &Arc<Pool>> = new.pools.iter().map(|p| (p.name.as_str(), p)).collect();
+        for pool in &old.pools {
+            let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
+            for endpoint in pool.endpoints.iter().filter(|e| !stay.contains(&Arc::as_ptr(&e.stats))) {
+                self.drains.begin(&endpoint.stats, drain, Reason::EndpointRemoved, &self.workers);
+            }
+        }
+        let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
+        for gone in old.listeners.iter().filter(|l| !listeners.contains(l.name.as_str())) {
+            let drain = old.pools.get(gone.forward.0).map(|p| p.drain);
+            if let Some(drain) = drain {
+                self.drains.begin_listener(&gone.name, new.generation, drain, &self.workers);
+            }
+        }
+    }
+
+    /// Sessions of endpoints that are drained or disabled leave; those of enabled ones may stay.
+    pub(crate) fn drain_what_is_withheld(&mut self) {
+        for pool in &self.shared.snapshot().pools {
+            for (i, endpoint) in pool.endpoints.iter().enumerate() {
+                match pool.balance.admin(i) {
+                    Admin::Enabled => self.drains.call_off(&endpoint.stats),
+                    Admin::Drain | Admin::Disabled => {
+                        self.drains.begin(&endpoint.stats, pool.drain, Reason::Drained, &self.workers);
+                    }
+                }
+            }
+        }
+    }
+}
