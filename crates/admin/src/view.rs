@@ -1,8 +1,9 @@
 //! The truth as JSON: what `status`, `sessions`, `plan` and their like print, and scripts rely on.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use floodway_config::{ObjectKind, Op, Plan};
+use floodway_config::{Config, ObjectKind, Op, Plan};
 use floodway_runtime::{ByHand, EndpointState, Fate, Pool, SessionInfo, Shared, Snapshot};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -158,7 +159,7 @@ pub fn needs_restart(plan: &Plan) -> Vec<String> {
 
 /// Where a connection to `listener` would go, and why not elsewhere.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_balance::Explanation) -> Value {
+fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_balance::Explanation) -> Value {
     let (listener, pool) = (&snapshot.listeners[listener], &snapshot.pools[pool]);
     let excluded = choice.excluded.iter().filter_map(|(i, why)| {
         let endpoint = pool.endpoints.get(*i)?;
@@ -175,4 +176,25 @@ pub fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &flood
         "policies": [],
         "excluded": excluded.collect::<Vec<_>>(),
     })
+}
+
+/// As [`explain`], of a process that has just started with `config`. `None` if there is no such listener.
+#[must_use]
+pub fn explain_offline(config: &Config, listener: &str, source: Option<IpAddr>) -> Option<Value> {
+    explain_in(&floodway_runtime::fresh_snapshot(config), listener, source)
+}
+
+/// As [`explain`], for a client from `source`, by the listener's name. `None` if there is no such listener.
+#[must_use]
+pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>) -> Option<Value> {
+    let at = snapshot.listeners.iter().position(|l| l.name == listener)?;
+    if source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) {
+        let nothing = Value::Null;
+        return Some(json!({
+            "listener": listener, "route": nothing, "pool": nothing, "endpoint": nothing,
+            "policies": [], "excluded": [], "denied": true,
+        }));
+    }
+    let (pool, choice) = floodway_runtime::explain(snapshot, at);
+    Some(explain(snapshot, at, pool, &choice))
 }

@@ -48,6 +48,17 @@ pub fn read(path: &std::path::Path, files: &dyn Files, limits: &Limits) -> Resul
     }
 }
 
+/// Reads a time as the configuration has them: `500ms`, `2s`, `1h30m`, `7d`.
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    scalar::duration(text).map_err(|fault| match fault.help {
+        Some(help) => format!("{}: {help}", fault.what),
+        None => fault.what,
+    })
+}
+
 /// What the machine allows, for warnings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {

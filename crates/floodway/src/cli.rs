@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Commands of the contract that a later version brings: refused by name.
-pub(crate) const LATER: &[&str] = &[
-    "udp", "explain", "plan", "reload", "confirm", "status", "top", "sessions", "session", "drain", "disable",
-    "enable", "weight", "reset", "failback", "close", "ban",
-];
+pub(crate) const LATER: &[&str] = &["udp", "top", "failback", "ban"];
 
 /// A Layer-4 load balancer: the front door of databases, game servers and TCP services.
 #[derive(Debug, Parser)]
@@ -16,7 +13,7 @@ pub(crate) const LATER: &[&str] = &[
     name = "floodway",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 ok · 1 failed · 2 bad configuration · 64 usage"
+    after_help = "Exit codes: 0 ok · 1 failed · 2 bad configuration · 3 no process · 4 wait timed out · 5 differences · 64 usage"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -33,6 +30,32 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Print the effective configuration: defaults filled in, each value with its origin, secrets masked
     Config(ConfigArgs),
+    /// Show where a connection would go, and why not elsewhere
+    Explain(ExplainArgs),
+    /// Show what a reload would change, and which live sessions that ends
+    Plan(PlanArgs),
+    /// Put the changed configuration in force
+    Reload(ReloadArgs),
+    /// Keep what `reload --confirm` put in force
+    Confirm(StatusArgs),
+    /// Show listeners, pools and endpoints as they are now
+    Status(StatusArgs),
+    /// List live sessions
+    Sessions(SessionsArgs),
+    /// Show one live session
+    Session(SessionArgs),
+    /// Let an endpoint take no new sessions; those it has leave as its pool's `drain` says
+    Drain(DrainArgs),
+    /// As drain, and check the endpoint no more
+    Disable(ChangeArgs),
+    /// Let an endpoint take sessions, whatever the configuration says
+    Enable(ChangeArgs),
+    /// Give an endpoint another weight
+    Weight(WeightArgs),
+    /// Take back what was changed by hand
+    Reset(ResetArgs),
+    /// End one session
+    Close(CloseArgs),
     /// Watch it work: three endpoints, a balancer and live traffic; one endpoint is stopped and comes back
     Demo(DemoArgs),
     /// Print the JSON schema of the configuration, for editors
@@ -139,4 +162,175 @@ pub(crate) struct SchemaArgs {
     /// Print the table of keys as Markdown instead
     #[arg(long)]
     pub(crate) markdown: bool,
+}
+
+/// Which process.
+#[derive(Args, Debug)]
+pub(crate) struct AdminArg {
+    /// The admin socket [default: /run/floodway/admin.sock]
+    #[arg(long, value_name = "PATH", env = "FLOODWAY_ADMIN")]
+    pub(crate) admin: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SessionsArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Only those of this pool
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// Only those of this listener
+    #[arg(long)]
+    pub(crate) listener: Option<String>,
+    /// Only those at the endpoint of this name or address
+    #[arg(long)]
+    pub(crate) endpoint: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Those after this one
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Option<String>,
+    /// Print them again each second
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SessionArgs {
+    /// Its name, as `sessions` and the log have it
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The same arguments as `session`.
+pub(crate) type CloseArgs = SessionArgs;
+
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Another file than the process's own
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// End with 5 if there are changes
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReloadArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Another file than the process's own; it is the process's own from then on
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Go back after this time unless `floodway confirm` follows
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::live::duration)]
+    pub(crate) confirm: Option<std::time::Duration>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// Which endpoint
+    #[arg(value_name = "POOL/ENDPOINT")]
+    pub(crate) endpoint: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// For this time only
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::live::duration)]
+    pub(crate) for_time: Option<std::time::Duration>,
+    /// Why: shown by `status`
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Wait so long for its last session to end; 4 if it does not
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::live::duration)]
+    pub(crate) wait: Option<std::time::Duration>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ChangeArgs {
+    /// Which endpoint
+    #[arg(value_name = "POOL/ENDPOINT")]
+    pub(crate) endpoint: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Why: shown by `status`
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WeightArgs {
+    /// Which endpoint
+    #[arg(value_name = "POOL/ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// Its share of new sessions beside the others' weights; 0 takes none
+    #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) weight: u32,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ResetArgs {
+    /// Which endpoint, or all of a pool
+    #[arg(value_name = "POOL[/ENDPOINT]")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// Which listener
+    pub(crate) listener: String,
+    #[command(flatten)]
+    pub(crate) file: FileArg,
+    #[command(flatten)]
+    pub(crate) admin: AdminArg,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub(crate) source: Option<std::net::IpAddr>,
+    /// In the running process, with health and loads, instead of what a fresh one would do
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

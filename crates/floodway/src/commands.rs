@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod live;
 pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod tcp;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, SessionFilter, error, view};
 use floodway_config::{Checked, Plan, Rejected};
-use floodway_runtime::{ByHand, Running, SessionInfo, explain};
+use floodway_runtime::{ByHand, Running, SessionInfo};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -270,17 +270,9 @@ impl Control {
             Call::Change { pool, endpoint, change } => self.change(&pool, &endpoint, &change, by),
             Call::Reset { pool, endpoint } => self.reset(&pool, endpoint.as_deref(), by),
             Call::Explain { listener, source } => {
-                let snapshot = self.running.shared().snapshot();
-                match snapshot.listeners.iter().position(|l| l.name == listener) {
+                match view::explain_in(&self.running.shared().snapshot(), &listener, source) {
+                    Some(answer) => (200, answer),
                     None => error(404, &format!("there is no listener `{listener}`")),
-                    Some(at) if source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) => (
-                        200,
-                        json!({ "listener": listener, "route": null, "pool": null, "endpoint": null, "policies": [], "excluded": [], "denied": true }),
-                    ),
-                    Some(at) => {
-                        let (pool, choice) = explain(&snapshot, at);
-                        (200, view::explain(&snapshot, at, pool, &choice))
-                    }
                 }
             }
         }

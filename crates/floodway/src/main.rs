@@ -1,6 +1,7 @@
 //! The command line, and the wiring of it all.
 
 mod cli;
+mod client;
 mod commands;
 mod control;
 mod files;
@@ -24,6 +25,9 @@ enum Exit {
     Ok = 0,
     Failed = 1,
     BadConfig = 2,
+    NoProcess = 3,
+    TimedOut = 4,
+    Differences = 5,
     Usage = 64,
 }
 
@@ -45,6 +49,19 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+        Command::Explain(args) => commands::live::explain(&args),
+        Command::Plan(args) => commands::live::plan(&args),
+        Command::Reload(args) => commands::live::reload(&args),
+        Command::Confirm(args) => commands::live::confirm(&args),
+        Command::Status(args) => commands::live::status(&args),
+        Command::Sessions(args) => commands::live::sessions(&args),
+        Command::Session(args) => commands::live::session(&args),
+        Command::Drain(args) => commands::live::drain(&args),
+        Command::Disable(args) => commands::live::disable(&args),
+        Command::Enable(args) => commands::live::enable(&args),
+        Command::Weight(args) => commands::live::weight(&args),
+        Command::Reset(args) => commands::live::reset(&args),
+        Command::Close(args) => commands::live::close(&args),
         Command::Schema(args) => commands::reference::schema(&args),
         Command::Completions { shell } => commands::reference::completions(shell),
         Command::Man => commands::reference::man(),
@@ -53,7 +70,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("floodway: {error:#}");
-            Exit::Failed.into()
+            if error.is::<client::NoProcess>() { Exit::NoProcess.into() } else { Exit::Failed.into() }
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::time::SystemTime;
 
 use floodway_balance::{Explanation, Picker};
-use floodway_config::PoolId;
+use floodway_config::{Config, PoolId};
 use floodway_flow::Reason;
 
 use crate::by_hand::{AllByHand, ByHand};
 use crate::drain::ask;
+use crate::server::random;
 use crate::session::{SessionId, SessionInfo};
+use crate::translate::Making;
 use crate::{Running, Snapshot};
 
 impl Running {
@@ -80,4 +82,10 @@ pub fn explain(snapshot: &Snapshot, listener: usize) -> (usize, Explanation) {
             _ => return (pool, explained),
         }
     }
+}
+
+/// The snapshot of a process that has just started with `config`: no session, and no check has answered.
+#[must_use]
+pub fn fresh_snapshot(config: &Config) -> Snapshot {
+    Making { old: None, by_hand: &AllByHand::new(), lanes: 1, key: [random(), random()] }.snapshot(config)
 }

@@ -27,7 +27,7 @@ pub use budget::Budget;
 pub use by_hand::{AllByHand, ByHand};
 pub use counters::{Bytes, CONNECT_BUCKETS, ConnectTimes, Count, Failure, Lanes, Rejection, Totals};
 pub use handler::{Flow, Handler};
-pub use hands::explain;
+pub use hands::{explain, fresh_snapshot};
 pub use relay::tcp::TcpRelay;
 pub use reload::Fate;
 pub use server::{Running, Server, StartError};

@@ -1,0 +1,397 @@
+//! A new configuration while sessions live: what stays does not notice, what the plan names is what happens.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use floodway_tests::{Backend, Floodway, Keyed, SetAtEnd, connect, free_port, wait_until};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A configuration with one listener on `port` and a pool of `endpoints`, each as YAML, and whatever `more` says.
+fn config(port: u16, endpoints: &[String], more: &str) -> String {
+    format!(
+        "listeners:\n  l: {{ bind: \"127.0.0.1:{port}\", forward: p }}\npools:\n  p:\n    endpoints: [{}]\n{more}",
+        endpoints.join(", ")
+    )
+}
+
+fn endpoint(name: &str, address: SocketAddr) -> String {
+    format!("{{ name: {name}, address: \"{address}\" }}")
+}
+
+fn generation(floodway: &Floodway) -> u64 {
+    floodway.ask(&["status"])["generation"].as_u64().unwrap()
+}
+
+/// Sends keyed bytes to and fro until told to end; gives how many came back.
+fn stream(address: SocketAddr, key: u64, end: Arc<AtomicBool>) -> JoinHandle<u64> {
+    let mut stream = connect(address).unwrap();
+    std::thread::spawn(move || {
+        let (mut out, mut back) = (Keyed::new(key), Keyed::new(key));
+        let mut piece = [0; 1024];
+        while !end.load(Ordering::Relaxed) {
+            out.fill(&mut piece);
+            stream.write_all(&piece).unwrap();
+            stream.read_exact(&mut piece).unwrap();
+            back.check(&piece).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        back.at()
+    })
+}
+
+/// Weights, endpoints, a bind, an unrelated listener and the number of workers change in turn, under new connections and
+/// long streams: nothing that stays is refused, reset, short or corrupt.
+#[test]
+fn what_stays_does_not_notice() {
+    const RELOADS: u32 = 40;
+    let backends: Vec<Backend> = (0..3).map(|_| Backend::echo()).collect();
+    let port = free_port();
+    let (spare, other) = (free_port(), free_port());
+    let of = |round: u32| {
+        let weight = if round.is_multiple_of(5) { 50 } else { 100 };
+        let count = if round % 5 == 1 { 2 } else { 3 };
+        let mut endpoints: Vec<String> =
+            backends.iter().take(count).enumerate().map(|(i, b)| endpoint(&format!("b{i}"), b.address())).collect();
+        endpoints[0] = format!("{{ name: b0, address: \"{}\", weight: {weight} }}", backends[0].address());
+        // An endpoint that goes keeps its sessions for the time of its drain.
+        let more = format!(
+            "    drain: {{ timeout: 10m }}\n  q: {{ endpoints: \"{}\" }}\nruntime: {{ workers: {} }}\nreload: {{ watch: off }}\nlog: {{ sessions: {{ end: off }} }}\n",
+            backends[1].address(),
+            if round % 5 == 4 { 1 } else { 2 },
+        );
+        let unrelated = if round % 5 == 3 { free_of(other) } else { String::new() };
+        let moved = if round % 5 == 2 { format!(", \"127.0.0.1:{spare}\"") } else { String::new() };
+        config(port, &endpoints, &more)
+            .replace(&format!("bind: \"127.0.0.1:{port}\""), &format!("bind: [\"127.0.0.1:{port}\"{moved}]"))
+            .replace("pools:\n", &format!("{unrelated}pools:\n"))
+    };
+    let floodway = Floodway::start(&of(1));
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let (end, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let ended = SetAtEnd(&end);
+    let streams: Vec<_> = (0..50).map(|key| stream(address, key, Arc::clone(&end))).collect();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (end, made) = (Arc::clone(&end), Arc::clone(&made));
+            std::thread::spawn(move || {
+                while !end.load(Ordering::Relaxed) {
+                    let mut stream = connect(address).expect("refused");
+                    stream.write_all(b"x").expect("reset");
+                    stream.read_exact(&mut [0]).expect("short");
+                    made.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let before = generation(&floodway);
+    for round in 0..RELOADS {
+        floodway.write_config(&of(round));
+        let plan = floodway.ask(&["reload"]);
+        assert!(plan["changes"].as_array().is_some_and(|c| !c.is_empty()), "round {round}: {plan}");
+        let seen = made.load(Ordering::Relaxed);
+        wait_until(|| "new connections".into(), SOON, || made.load(Ordering::Relaxed) > seen + 20);
+    }
+    drop(ended);
+    for client in clients {
+        client.join().expect("a client saw a failure");
+    }
+    for stream in streams {
+        assert!(stream.join().expect("a stream broke") > 0);
+    }
+    assert_eq!(generation(&floodway), before + u64::from(RELOADS));
+    assert_eq!(floodway.metric("config_reloads_total", &["result=\"applied\""]), f64::from(RELOADS));
+    assert_eq!(floodway.metric("panics_total", &[]), 0.0);
+}
+
+fn free_of(port: u16) -> String {
+    format!("  unrelated: {{ bind: \"127.0.0.1:{port}\", forward: q }}\n")
+}
+
+fn ids(sessions: &Value) -> BTreeSet<String> {
+    sessions.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+/// `plan` names the sessions that the following `reload` ends or lets leave, and no other.
+#[test]
+fn the_plan_is_what_happens() {
+    let backends: Vec<Backend> = (0..3).map(|_| Backend::echo()).collect();
+    let port = free_port();
+    let all: Vec<String> = backends.iter().enumerate().map(|(i, b)| endpoint(&format!("b{i}"), b.address())).collect();
+    let timeout = "    drain: { timeout: 1s }\nruntime: { workers: 2 }\n";
+    let start = config(port, &all, timeout);
+    let denying = start.replace("forward: p }", "forward: p, access: { deny: [127.0.0.1] } }");
+    let disabled = start.replace("name: b1,", "name: b1, state: disabled,");
+    let renamed = start.replace("  l: {", "  m: {");
+    let scenarios = [
+        ("an endpoint goes", config(port, &all[..2], timeout), false),
+        ("two endpoints go", config(port, &all[2..], timeout), false),
+        ("weights change", start.replace("name: b1,", "name: b1, weight: 7,"), false),
+        ("an endpoint is disabled", disabled, false),
+        ("the clients may not come any more", denying, true),
+        ("the listener has another name", renamed, false),
+        ("the order changes", config(port, &[all[2].clone(), all[0].clone(), all[1].clone()], timeout), false),
+    ];
+    for (what, next, at_once) in scenarios {
+        let floodway = Floodway::start(&start);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut held: Vec<TcpStream> = (0..12).map(|_| connect(address).unwrap()).collect();
+        for stream in &mut held {
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        }
+        let live = |floodway: &Floodway| -> BTreeSet<String> {
+            let sessions = floodway.ask(&["sessions", "--limit", "1000"]);
+            sessions["sessions"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+        };
+        let before = live(&floodway);
+        assert_eq!(before.len(), held.len());
+        // The watch would apply it before it is asked about.
+        let elsewhere = floodway.config_file().with_file_name("next.yaml");
+        let text = std::fs::read_to_string(floodway.config_file()).unwrap();
+        std::fs::write(&elsewhere, text.replace(&start, &next)).unwrap();
+        let file = elsewhere.display().to_string();
+        let plan = floodway.ask(&["plan", "-c", &file]);
+        let named: BTreeSet<_> =
+            ids(&plan["sessions"]["ends"]).union(&ids(&plan["sessions"]["drains"])).cloned().collect();
+        assert_eq!(ids(&plan["sessions"]["ends"]).is_empty(), !at_once, "{what}: {plan:#}");
+        let done = floodway.ask(&["reload", "-c", &file]);
+        assert_eq!(done["sessions"], plan["sessions"], "{what}");
+        let left: BTreeSet<_> = before.difference(&named).cloned().collect();
+        wait_until(|| format!("{what}: {:?} instead of {left:?}", live(&floodway)), SOON, || live(&floodway) == left);
+        // Nothing else goes after that.
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(live(&floodway), left, "{what}");
+    }
+}
+
+#[test]
+fn no_change_is_no_plan_and_nothing_happens() {
+    let backend = Backend::echo();
+    let text = config(free_port(), &[endpoint("b", backend.address())], "reload: { watch: off }\n");
+    let floodway = Floodway::start(&text);
+    let same = text.replace("name: b,", "weight: 100, name: b,");
+    floodway.write_config(&same);
+    let output = floodway.command(&["plan", "--exit-code"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let plan = floodway.ask(&["reload"]);
+    assert_eq!(plan["changes"], Value::Array(Vec::new()));
+    assert_eq!(generation(&floodway), 1);
+    floodway.write_config(&text.replace("name: b,", "weight: 99, name: b,"));
+    assert_eq!(floodway.command(&["plan", "--exit-code"]).status.code(), Some(5));
+}
+
+#[test]
+fn a_changed_file_is_applied_by_itself_and_a_bad_one_changes_nothing() {
+    let backend = Backend::named("one");
+    let port = free_port();
+    let text = config(port, &[endpoint("b", backend.address())], "reload: { settle: 100ms }\n");
+    let floodway = Floodway::start(&text);
+    floodway.write_config(&text.replace("name: b,", "name: b, weight: 50,"));
+    wait_until(|| "the second generation".into(), SOON, || generation(&floodway) == 2);
+    for (i, bad) in ["nonsense: [", "listeners: {}\n", ""].into_iter().enumerate() {
+        std::fs::write(floodway.config_file(), bad).unwrap();
+        let rejected = || floodway.metric("config_reloads_total", &["result=\"rejected\""]);
+        wait_until(|| "the bad file to be read".into(), SOON, || rejected() > i as f64);
+        assert_eq!(floodway.metric("config_last_reload_successful", &[]), 0.0);
+        let status = floodway.ask(&["status"]);
+        assert!(status["last_error"].as_str().is_some_and(|e| e.contains("floodway.yaml")), "{status}");
+        assert_eq!((status["generation"].as_u64(), read_line(port).as_str()), (Some(2), "one"));
+        assert_eq!(floodway.command(&["reload"]).status.code(), Some(2));
+    }
+    floodway.write_config(&text);
+    wait_until(|| "the third generation".into(), SOON, || generation(&floodway) == 3);
+    assert_eq!(floodway.metric("config_last_reload_successful", &[]), 1.0);
+    // A hang-up takes the same path.
+    floodway.write_config(&text.replace("name: b,", "name: b, weight: 40,").replace("settle: 100ms", "settle: 10m"));
+    floodway.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until(|| "the fourth generation".into(), SOON, || generation(&floodway) == 4);
+}
+
+fn read_line(port: u16) -> String {
+    let mut stream = connect(([127, 0, 0, 1], port).into()).unwrap();
+    let mut line = [0; 3];
+    stream.read_exact(&mut line).unwrap();
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+#[test]
+fn strange_files_do_not_hold_up_control() {
+    let backend = Backend::echo();
+    let text = config(free_port(), &[endpoint("b", backend.address())], "reload: { watch: off }\n");
+    let floodway = Floodway::start(&text);
+    let file = floodway.config_file();
+    let whole = std::fs::read(&file).unwrap();
+    let refused = |what: &str| {
+        assert_eq!(floodway.command(&["reload"]).status.code(), Some(2), "{what}");
+        assert_eq!(generation(&floodway), 1, "{what}");
+    };
+    std::fs::remove_file(&file).unwrap();
+    refused("no file");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused("a pipe that nobody writes to");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::File::create(&file).unwrap().set_len(100 << 20).unwrap();
+    refused("100 MB");
+    std::fs::remove_file(&file).unwrap();
+    for length in (0..whole.len()).step_by(7) {
+        std::fs::write(&file, &whole[..length]).unwrap();
+        // Cut at a place where it is sound it may be taken; it never does harm.
+        let _ = floodway.command(&["reload"]);
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let _ = floodway.ask(&["reload"]);
+    assert_eq!(floodway.metric("panics_total", &[]), 0.0);
+}
+
+#[test]
+fn what_is_not_confirmed_goes_back() {
+    let backend = Backend::echo();
+    let text = config(free_port(), &[endpoint("b", backend.address())], "reload: { watch: off }\n");
+    let floodway = Floodway::start(&text);
+    let weight = || floodway.ask(&["status"])["pools"][0]["endpoints"][0]["weight"].clone();
+    floodway.write_config(&text.replace("name: b,", "name: b, weight: 5,"));
+    let _ = floodway.ask(&["reload", "--confirm", "1s"]);
+    assert_eq!(weight(), 5);
+    wait_until(|| "the old weight".into(), SOON, || weight() == 100);
+    let _ = floodway.ask(&["reload", "--confirm", "2s"]);
+    let _ = floodway.ask(&["confirm"]);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(weight(), 5);
+    assert_eq!(floodway.command(&["confirm"]).status.code(), Some(1), "nothing waits any more");
+}
+
+/// At 50 a second, those without traffic first, and new sessions go elsewhere at once.
+#[test]
+fn a_drain_keeps_its_pace_and_begins_with_the_idle() {
+    const SESSIONS: usize = 200;
+    let (a, b) = (Backend::echo(), Backend::echo());
+    let port = free_port();
+    let more = "    drain: { close_rate: 50/s }\nruntime: { workers: 2 }\n";
+    let text = config(port, &[endpoint("a", a.address()), endpoint("b", b.address())], more);
+    let floodway = Floodway::start(&text.replace("name: b,", "name: b, state: disabled,"));
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut held: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(address).unwrap()).collect();
+    let mut use_it = |range: std::ops::Range<usize>| {
+        for stream in &mut held[range] {
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        }
+    };
+    use_it(0..SESSIONS);
+    let _ = floodway.ask(&["enable", "p/b"]);
+    // The first half has had no traffic for the longest time.
+    use_it(SESSIONS / 2..SESSIONS);
+    let waiting = floodway.command(&["drain", "p/a", "--reason", "a new disk", "--wait", "100ms"]);
+    assert_eq!(waiting.status.code(), Some(4), "{}", String::from_utf8_lossy(&waiting.stderr));
+    let begin = Instant::now();
+    let (before_a, before_b) = (a.accepted(), b.accepted());
+    let mut new = connect(address).unwrap();
+    new.write_all(b"x").unwrap();
+    new.read_exact(&mut [0]).unwrap();
+    assert_eq!((a.accepted(), b.accepted()), (before_a, before_b + 1));
+    let status = floodway.ask(&["status"]);
+    assert_eq!(status["pools"][0]["endpoints"][0]["state"], "draining");
+    assert_eq!(status["pools"][0]["endpoints"][0]["reason"], "a new disk");
+    let ended = || floodway.sessions().iter().filter(|r| r["reason"] == "drained").count();
+    wait_until(|| "half to be gone".into(), SOON, || ended() >= SESSIONS / 2);
+    let half = begin.elapsed();
+    let used = held.split_off(SESSIONS / 2);
+    drop(held);
+    assert!(used.iter().all(is_open), "one with traffic left before one without");
+    assert_eq!(floodway.command(&["drain", "p/a", "--wait", "20s"]).status.code(), Some(0));
+    // 100 sessions at 50 a second are 2 s, give or take what the machine takes to say so.
+    assert!(half > Duration::from_millis(1500) && half < Duration::from_secs(10), "{half:?}");
+    let _ = floodway.ask(&["reset", "p"]);
+    assert_eq!(floodway.ask(&["status"])["pools"][0]["endpoints"][0]["state"], "unchecked");
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    matches!(stream.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn changes_by_hand_survive_a_restart_and_a_reload() {
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state.json");
+    let socket = folder.path().join("admin.sock");
+    let admin = format!("admin: {{ socket: \"{}\", state_file: \"{}\" }}\n", socket.display(), state.display());
+    let text = config(free_port(), &[endpoint("b", backend.address())], &admin);
+    let told = |args: &[&str]| {
+        let output = std::process::Command::new(floodway_tests::binary());
+        let mut output = output;
+        let output = output.args(args).args(["--json", "--admin"]).arg(&socket).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let floodway = Floodway::start(&text);
+    let _ = told(&["weight", "p/b", "7"]);
+    let _ = told(&["drain", "p/b", "--reason", "later"]);
+    floodway.write_config(&text.replace("name: b,", "name: b, weight: 55,"));
+    let _ = told(&["reload"]);
+    let is_kept = |status: Value| {
+        let b = &status["pools"][0]["endpoints"][0];
+        assert_eq!((&b["weight"], &b["state"]), (&7.into(), &"draining".into()), "{status:#}");
+        assert_eq!(b["by_hand"]["reason"], "later");
+    };
+    is_kept(told(&["status"]));
+    assert_eq!(floodway.stop(), Some(0));
+    let _floodway = Floodway::start(&text);
+    is_kept(told(&["status"]));
+    let _ = told(&["reset", "p/b"]);
+    assert_eq!(told(&["status"])["pools"][0]["endpoints"][0]["weight"], 100);
+}
+
+#[test]
+fn nobody_answers_is_an_exit_code() {
+    let output = floodway_tests::run(&["status", "--admin", "/nonexistent/admin.sock"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is it running"));
+}
+
+/// What `explain` says is where the next connection goes: live, with loads and states, and offline.
+#[test]
+fn explain_says_where_the_next_connection_goes() {
+    let backends: Vec<Backend> = (0..4).map(|_| Backend::echo()).collect();
+    for balance in ["round_robin", "least_conn"] {
+        let port = free_port();
+        let all: Vec<String> = backends.iter().map(|b| format!("\"{}\"", b.address())).collect();
+        let text = config(port, &all, &format!("    balance: {balance}\nruntime: {{ workers: 1 }}\n"));
+        let floodway = Floodway::start(&text);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let offline = floodway.ask(&["explain", "l"])["endpoint"].clone();
+        let mut held = Vec::new();
+        for i in 0..40 {
+            if i == 20 {
+                let _ = floodway.ask(&["drain", &format!("p/{}", backends[2].address())]);
+            }
+            let said = floodway.ask(&["explain", "l", "--live"])["endpoint"].clone();
+            let before: Vec<usize> = backends.iter().map(Backend::accepted).collect();
+            let mut stream = connect(address).unwrap();
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            let took = backends.iter().zip(before).find(|(b, before)| b.accepted() > *before).unwrap().0;
+            assert_eq!(said, took.address().to_string(), "{balance}, connection {i}");
+            if i == 0 {
+                assert_eq!(offline, said, "{balance}");
+            }
+            if i % 3 != 0 {
+                held.push(stream);
+            } else {
+                drop(stream);
+                let count = held.len() as f64;
+                wait_until(|| "the session to end".into(), SOON, || floodway.metric("permits_used", &[]) == count);
+            }
+        }
+    }
+}
