@@ -178,13 +178,13 @@ fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_
     })
 }
 
-/// As [`explain`], of a process that has just started with `config`. `None` if there is no such listener.
+/// As [`explain_in`], of a process that has just started with `config`.
 #[must_use]
 pub fn explain_offline(config: &Config, listener: &str, source: Option<IpAddr>) -> Option<Value> {
     explain_in(&floodway_runtime::fresh_snapshot(config), listener, source)
 }
 
-/// As [`explain`], for a client from `source`, by the listener's name. `None` if there is no such listener.
+/// Where a connection from `source` to `listener` would go, and why not elsewhere. `None` if there is no such listener.
 #[must_use]
 pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>) -> Option<Value> {
     let at = snapshot.listeners.iter().position(|l| l.name == listener)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Reads the file; one that is not there says that nothing was changed.
 ///
 /// # Errors
-/// If it is there and cannot be read, or is not what [`write`] writes.
+/// If it is there and cannot be read, or is not what [`write()`] writes.
 pub(crate) fn read(path: &Path) -> anyhow::Result<AllByHand> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllByHand::new()),
