@@ -25,7 +25,7 @@ fn exit_codes_tell_what_happened() {
     assert_eq!(code(&[]), Some(64));
     assert_eq!(code(&["--help"]), Some(0));
     assert_eq!(code(&["--version"]), Some(0));
-    let later = run(&["drain", "pg/a"]);
+    let later = run(&["top"]);
     assert_eq!(later.status.code(), Some(64));
     assert!(text(&later.stderr).contains("not in this version"));
 }
