@@ -1,7 +1,7 @@
 //! Waiting for events.
 
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Looks every few milliseconds until `found` gives something.
@@ -37,7 +37,16 @@ pub fn wait_until(what: impl Fn() -> String, most: Duration, mut is: impl FnMut(
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    // Below the range that the kernel gives to clients (net.ipv4.ip_local_port_range): none of those takes it meanwhile.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 11_000).expect("small");
+    for _ in 0..11_000 {
+        let port = 20_000 + start.wrapping_add(NEXT.fetch_add(7, Ordering::SeqCst)) % 11_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// Sets a flag when it is dropped: ends the threads of a test even if the test fails.
