@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use floodway_tests::{Backend, Floodway, connect, free_port, project_folder, pseudo_random};
+use floodway_tests::{Backend, Floodway, connect, free_port, project_folder, pseudo_random, wait_for};
 use serde_json::Value;
 
 /// Sends `request` as it stands, and gives all that comes back.
@@ -135,7 +135,9 @@ fn who_may_only_read_changes_nothing() {
     assert_eq!(status(&all), before);
     let (code, _) = ask(unix(&all), "POST", "/v1/pools/p/endpoints/a", json, "{\"weight\": 3}");
     assert_eq!((code, &status(&read)["pools"][0]["endpoints"][0]["weight"]), (200, &3.into()));
-    let changed = floodway.log().into_iter().find(|l| l["message"] == "endpoint changed by hand").unwrap();
+    // The log is written by a thread of its own.
+    let is_it = |l: &Value| l["message"] == "endpoint changed by hand";
+    let changed = wait_for("the line in the log", Duration::from_secs(20), || floodway.log().into_iter().find(is_it));
     assert_eq!(changed["uid"], nix::unistd::Uid::effective().as_raw(), "who did it is in the log");
 }
 

@@ -133,6 +133,10 @@ impl Control {
         }
     }
 
+    pub(crate) fn running(&self) -> &Running {
+        &self.running
+    }
+
     /// The end of control: what runs, and how it is to end.
     pub(crate) fn into_running(self) -> (Running, floodway_config::Runtime) {
         (self.running, self.checked.config.runtime)
@@ -172,7 +176,6 @@ impl Control {
         if self.path.as_ref() == Some(&path) && self.checked.config.reload.watch {
             self.watch.follow(&files);
         }
-        let before = self.checked.clone();
         let done = match read {
             Err(rejected) => Err(NotApplied::Problems(rejected)),
             Ok(new) => self.put_in_force(new).await,
@@ -182,14 +185,18 @@ impl Control {
                 self.reject(&why, &path);
                 Err(why)
             }
-            Ok(plan) => {
+            Ok((plan, replaced)) => {
                 self.last_said = None;
                 self.path = Some(path);
                 // A second reload before the first is confirmed goes back to what was confirmed.
-                let before = self.unconfirmed.take().map_or(before, |u| u.before);
-                self.unconfirmed = confirm
-                    .filter(|_| plan["changes"].as_array().is_some_and(|c| !c.is_empty()))
-                    .map(|wait| Unconfirmed { before, until: Instant::now() + wait.min(LONGEST_CONFIRM) });
+                let pending = self.unconfirmed.take().map(|u| u.before);
+                self.unconfirmed = match (confirm, replaced) {
+                    (Some(wait), Some(replaced)) => Some(Unconfirmed {
+                        before: pending.unwrap_or(replaced),
+                        until: Instant::now() + wait.min(LONGEST_CONFIRM),
+                    }),
+                    _ => None,
+                };
                 Ok(plan)
             }
         }
@@ -205,15 +212,16 @@ impl Control {
         }
     }
 
-    async fn put_in_force(&mut self, new: Checked) -> Result<Value, NotApplied> {
+    /// Gives the plan that was carried out, and the configuration that was replaced; `None` if nothing changed.
+    async fn put_in_force(&mut self, new: Checked) -> Result<(Value, Option<Checked>), NotApplied> {
         let plan = Plan::between(&self.checked, &new);
         if plan.is_empty() {
             // Not a task is started, not a socket touched.
             self.running.shared().accept();
-            return Ok(view::plan(&plan, &[]));
+            return Ok((view::plan(&plan, &[]), None));
         }
         let fates = self.running.apply(new.config.clone()).await.map_err(|e| NotApplied::Failed(e.to_string()))?;
-        self.checked = new;
+        let replaced = std::mem::replace(&mut self.checked, new);
         self.watch.set_settle(self.checked.config.reload.settle);
         self.running.shared().accept();
         self.needs_restart.extend(view::needs_restart(&plan));
@@ -230,7 +238,7 @@ impl Control {
             drains_sessions = fates.len() - ends,
             "the configuration is applied"
         );
-        Ok(view::plan(&plan, &fates))
+        Ok((view::plan(&plan, &fates), Some(replaced)))
     }
 
     async fn carry_out(&mut self, call: Call, by: Caller) -> Answer {

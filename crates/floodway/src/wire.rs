@@ -57,9 +57,10 @@ pub(crate) fn run(checked: Checked, source: Option<Source>) -> anyhow::Result<()
         }
         let (api, asked) = floodway_admin::channel();
         opened.doors.into_iter().for_each(|door| serve_admin(door, api.clone(), http.clone()));
-        announce(&running);
         let (path, files) = source.map_or((None, Vec::new()), |s| (Some(s.path), s.files));
         let mut control = Control::new(running, checked, path, &files);
+        // Once the files are watched: whoever waits for it may change them at once.
+        announce(control.running());
         let Signals { mut ends, mut hang_up } = signals;
         let hung_up = async || {
             // It ends only with the process.
