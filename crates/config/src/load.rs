@@ -132,7 +132,7 @@ impl Loader<'_> {
                 self.problems.add(problem.help("list every pattern in the main file"));
                 continue;
             }
-            let is_named = TOP.keys.iter().any(|k| k.name == word.text && matches!(k.kind, Kind::Named(_)));
+            let is_named = TOP.key(&word.text).is_some_and(|k| matches!(k.kind, Kind::Named(_)));
             match (entries.iter_mut().find(|(k, _)| is_named && k.text == word.text), node) {
                 (Some((_, Node { value: Value::Map(names), .. })), Node { value: Value::Map(added), .. }) => {
                     names.extend(added);

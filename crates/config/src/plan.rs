@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Checked;
 use crate::leaf::Leaf;
 use crate::table::{Key, Kind, LISTENER, POOL, Section, TOP};
-use crate::tree::{Node, Value};
+use crate::tree::{Node, Value, Word};
 
 /// What becomes of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +234,7 @@ fn objects(root: &Node) -> BTreeMap<Identity, Object> {
                 }
             }
             other => {
-                let Some(Kind::Section(keys)) = TOP.keys.iter().find(|k| k.name == other).map(|k| &k.kind) else {
+                let Some(Kind::Section(keys)) = TOP.key(other).map(|k| &k.kind) else {
                     continue;
                 };
                 let fields = fields_of(node, keys, &[]);
@@ -248,7 +248,7 @@ fn objects(root: &Node) -> BTreeMap<Identity, Object> {
 fn fields_of(node: &Node, section: &Section, without: &[&str]) -> BTreeMap<String, Shown> {
     let mut fields = BTreeMap::new();
     for (word, value) in node.entries().iter().filter(|(word, _)| !without.contains(&word.text.as_str())) {
-        if let Some(key) = section.keys.iter().find(|k| k.name == word.text) {
+        if let Some(key) = section.key(&word.text) {
             collect(value, &key.kind, word.text.clone(), &mut fields);
         }
     }
@@ -257,9 +257,9 @@ fn fields_of(node: &Node, section: &Section, without: &[&str]) -> BTreeMap<Strin
 
 /// Goes down to values. A list is one value: what is in it has no name.
 fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String, Shown>) {
-    let below = |keys: &[Key], fields: &mut BTreeMap<String, Shown>| {
+    let below = |keys: &'static [Key], fields: &mut BTreeMap<String, Shown>| {
         for (word, value) in node.entries() {
-            if let Some(key) = keys.iter().find(|k| k.name == word.text) {
+            if let Some(key) = Key::find(keys, &word.text) {
                 collect(value, &key.kind, format!("{path}.{}", word.text), fields);
             }
         }
@@ -303,32 +303,29 @@ fn meaning(node: &Node, kind: &Kind, names: &mut BTreeSet<String>) -> String {
             format!("[{}]", items.join(", "))
         }
         (Kind::Section(s) | Kind::TextOr(_, s) | Kind::Bind(s) | Kind::OffOr(s), Value::Map(entries)) => {
-            let kind = |name: &str| s.keys.iter().find(|k| k.name == name).map(|k| &k.kind);
-            let mut parts: Vec<String> = entries
-                .iter()
-                .filter_map(|(word, value)| {
-                    Some(format!("{}: {}", word.text, meaning(value, kind(&word.text)?, names)))
-                })
-                .collect();
-            parts.sort();
-            format!("{{{}}}", parts.join(", "))
+            meanings(entries, |name| s.key(name).map(|k| &k.kind), names)
         }
         (Kind::Choice(keys), Value::Map(entries)) => {
-            let kind = |name: &str| keys.iter().find(|k| k.name == name).map(|k| &k.kind);
-            let one = entries
-                .first()
-                .and_then(|(word, value)| Some(format!("{} {}", word.text, meaning(value, kind(&word.text)?, names))));
-            one.unwrap_or_default()
+            meanings(entries, |name| Key::find(keys, name).map(|k| &k.kind), names)
         }
-        (Kind::Named(of), Value::Map(entries)) => {
-            let mut parts: Vec<String> =
-                entries.iter().map(|(word, value)| format!("{}: {}", word.text, meaning(value, of, names))).collect();
-            parts.sort();
-            format!("{{{}}}", parts.join(", "))
-        }
+        (Kind::Named(of), Value::Map(entries)) => meanings(entries, |_| Some(of), names),
         (_, Value::Text(text)) => text.clone(),
         _ => String::new(),
     }
+}
+
+/// The meaning of a map, whose order says nothing; `kind` gives what stands under a key.
+fn meanings<'a>(
+    entries: &[(Word, Node)],
+    kind: impl Fn(&str) -> Option<&'a Kind>,
+    names: &mut BTreeSet<String>,
+) -> String {
+    let mut parts: Vec<String> = entries
+        .iter()
+        .filter_map(|(word, value)| Some(format!("{}: {}", word.text, meaning(value, kind(&word.text)?, names))))
+        .collect();
+    parts.sort();
+    format!("{{{}}}", parts.join(", "))
 }
 
 /// A value as it is shown to people: what is built in is left out of maps.

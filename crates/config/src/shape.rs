@@ -49,7 +49,7 @@ impl Checker<'_> {
 
     /// Text that stands for `{ name: text }` of a section: checked under the key that was written.
     fn short(&mut self, key: &Word, node: Node, name: &str, section: &Section, at: &str) -> Node {
-        let checked = match section.keys.iter().find(|k| k.name == name) {
+        let checked = match section.key(name) {
             Some(k) => self.check(key, node, &k.kind, at),
             None => node,
         };
@@ -84,7 +84,7 @@ impl Checker<'_> {
             if self.is_repeated(&mut seen, &word) {
                 continue;
             }
-            match section.keys.iter().find(|k| k.name == word.text) {
+            match section.key(&word.text) {
                 None => self.unknown(&word, section.keys, &place(section, at)),
                 Some(k) if k.later => self.problems.add(not_yet(&word)),
                 Some(k) => {
@@ -113,7 +113,7 @@ impl Checker<'_> {
         }
     }
 
-    fn choice(&mut self, key: &Word, node: Node, options: &[Key], at: &str) -> Node {
+    fn choice(&mut self, key: &Word, node: Node, options: &'static [Key], at: &str) -> Node {
         let (span, origin) = (node.span, node.origin);
         if node.typed.is_some() {
             let problem = Problem::error(span, format!("`{}` cannot be filled in from outside", key.text));
@@ -137,7 +137,7 @@ impl Checker<'_> {
             self.problems.add(problem.help(format!("there is {}", quoted(&now))));
             return node;
         };
-        match options.iter().find(|k| k.name == word.text) {
+        match Key::find(options, &word.text) {
             None => {
                 let message = format!("`{}` is no word for `{}`", word.text, key.text);
                 let all: Vec<&str> = options.iter().map(|k| k.name).collect();
@@ -266,7 +266,7 @@ pub(crate) fn merge(over: &mut Node, under: &Node, section: &Section) {
     for (word, default) in defaults {
         match entries.iter_mut().find(|(k, _)| k.text == word.text) {
             Some((_, given)) => {
-                let kind = section.keys.iter().find(|k| k.name == word.text).map(|k| &k.kind);
+                let kind = section.key(&word.text).map(|k| &k.kind);
                 if let Some(Kind::Section(inner) | Kind::OffOr(inner)) = kind {
                     merge(given, default, inner);
                 }
@@ -298,7 +298,7 @@ pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: 
             Value::List(items.into_iter().map(|i| complete(key, i, item, at, problems)).collect())
         }
         (Kind::Choice(options), Value::Map(chosen)) => {
-            let inner = |(word, value): (Word, Node)| match options.iter().find(|k| k.name == word.text) {
+            let inner = |(word, value): (Word, Node)| match Key::find(options, &word.text) {
                 Some(k) => (word.clone(), complete(&word, value, &k.kind, at, problems)),
                 None => (word, value),
             };

@@ -36,6 +36,11 @@ pub(crate) struct Section {
 }
 
 impl Section {
+    /// The key of that name.
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+        Key::find(self.keys, name)
+    }
+
     /// Whether `entries` give one of the keys of which one is to be given.
     pub(crate) fn is_chosen(&self, entries: &[(tree::Word, Node)]) -> bool {
         entries.iter().any(|(k, _)| self.one_of.contains(&k.text.as_str()))
@@ -56,6 +61,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// The one of that name.
+    pub(crate) fn find(keys: &'static [Self], name: &str) -> Option<&'static Self> {
+        keys.iter().find(|k| k.name == name)
+    }
+
     const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
         Self { name, kind, default: None, required: false, later: false, doc }
     }

@@ -37,9 +37,9 @@ pub(crate) enum Command {
     /// Put the changed configuration in force
     Reload(ReloadArgs),
     /// Keep what `reload --confirm` put in force
-    Confirm(StatusArgs),
+    Confirm(LiveArgs),
     /// Show listeners, pools and endpoints as they are now
-    Status(StatusArgs),
+    Status(LiveArgs),
     /// List live sessions
     Sessions(SessionsArgs),
     /// Show one live session
@@ -164,18 +164,12 @@ pub(crate) struct SchemaArgs {
     pub(crate) markdown: bool,
 }
 
-/// Which process.
+/// Which process is asked, and how its answer is printed.
 #[derive(Args, Debug)]
-pub(crate) struct AdminArg {
+pub(crate) struct LiveArgs {
     /// The admin socket [default: /run/floodway/admin.sock]
     #[arg(long, value_name = "PATH", env = "FLOODWAY_ADMIN")]
     pub(crate) admin: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub(crate) admin: AdminArg,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -184,7 +178,7 @@ pub(crate) struct StatusArgs {
 #[derive(Args, Debug)]
 pub(crate) struct SessionsArgs {
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) live: LiveArgs,
     /// Only those of this pool
     #[arg(long)]
     pub(crate) pool: Option<String>,
@@ -203,9 +197,6 @@ pub(crate) struct SessionsArgs {
     /// Print them again each second
     #[arg(long)]
     pub(crate) watch: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -214,10 +205,7 @@ pub(crate) struct SessionArgs {
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) live: LiveArgs,
 }
 
 /// The same arguments as `session`.
@@ -226,31 +214,25 @@ pub(crate) type CloseArgs = SessionArgs;
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) live: LiveArgs,
     /// Another file than the process's own
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// End with 5 if there are changes
     #[arg(long)]
     pub(crate) exit_code: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ReloadArgs {
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) live: LiveArgs,
     /// Another file than the process's own; it is the process's own from then on
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Go back after this time unless `floodway confirm` follows
     #[arg(long, value_name = "TIME", value_parser = crate::commands::live::duration)]
     pub(crate) confirm: Option<std::time::Duration>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -259,7 +241,7 @@ pub(crate) struct DrainArgs {
     #[arg(value_name = "POOL/ENDPOINT")]
     pub(crate) endpoint: String,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) live: LiveArgs,
     /// For this time only
     #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::live::duration)]
     pub(crate) for_time: Option<std::time::Duration>,
@@ -269,9 +251,6 @@ pub(crate) struct DrainArgs {
     /// Wait so long for its last session to end; 4 if it does not
     #[arg(long, value_name = "TIME", value_parser = crate::commands::live::duration)]
     pub(crate) wait: Option<std::time::Duration>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -280,13 +259,10 @@ pub(crate) struct ChangeArgs {
     #[arg(value_name = "POOL/ENDPOINT")]
     pub(crate) endpoint: String,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) live: LiveArgs,
     /// Why: shown by `status`
     #[arg(long)]
     pub(crate) reason: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -298,10 +274,7 @@ pub(crate) struct WeightArgs {
     #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) weight: u32,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) live: LiveArgs,
 }
 
 #[derive(Args, Debug)]
@@ -310,10 +283,7 @@ pub(crate) struct ResetArgs {
     #[arg(value_name = "POOL[/ENDPOINT]")]
     pub(crate) name: String,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) live: LiveArgs,
 }
 
 #[derive(Args, Debug)]
@@ -323,14 +293,11 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
     #[command(flatten)]
-    pub(crate) admin: AdminArg,
+    pub(crate) process: LiveArgs,
     /// The client's address
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<std::net::IpAddr>,
     /// In the running process, with health and loads, instead of what a fresh one would do
     #[arg(long)]
     pub(crate) live: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{
-    AdminArg, ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, PlanArgs, ReloadArgs, ResetArgs, SessionArgs,
-    SessionsArgs, StatusArgs, WeightArgs,
+    ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, LiveArgs, PlanArgs, ReloadArgs, ResetArgs, SessionArgs,
+    SessionsArgs, WeightArgs,
 };
 use crate::client::{Client, part};
 use crate::files::RealFiles;
@@ -22,8 +22,8 @@ const WATCH: Duration = Duration::from_secs(1);
 
 type Done = anyhow::Result<Exit>;
 
-fn client(admin: &AdminArg) -> anyhow::Result<Client> {
-    Client::new(admin.admin.as_deref())
+fn client(live: &LiveArgs) -> anyhow::Result<Client> {
+    Client::new(live.admin.as_deref())
 }
 
 /// Prints an answer: as JSON, or as `text` makes it; or what went wrong.
@@ -57,8 +57,8 @@ fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
 }
 
-pub(crate) fn status(args: &StatusArgs) -> Done {
-    show(client(&args.admin)?.get("/v1/status")?, args.json, status_text)
+pub(crate) fn status(args: &LiveArgs) -> Done {
+    show(client(args)?.get("/v1/status")?, args.json, status_text)
 }
 
 fn status_text(s: &Value) -> String {
@@ -117,9 +117,9 @@ pub(crate) fn sessions(args: &SessionsArgs) -> Done {
     add("endpoint", &args.endpoint);
     add("after", &args.after);
     let path = format!("/v1/sessions?{}", query.join("&"));
-    let client = client(&args.admin)?;
+    let client = client(&args.live)?;
     loop {
-        let done = show(client.get(&path)?, args.json, sessions_text)?;
+        let done = show(client.get(&path)?, args.live.json, sessions_text)?;
         if !args.watch || done != Exit::Ok {
             return Ok(done);
         }
@@ -155,15 +155,15 @@ fn sessions_text(s: &Value) -> String {
 }
 
 pub(crate) fn session(args: &SessionArgs) -> Done {
-    show(client(&args.admin)?.get(&format!("/v1/sessions/{}", part(&args.id)))?, args.json, |one| {
+    show(client(&args.live)?.get(&format!("/v1/sessions/{}", part(&args.id)))?, args.live.json, |one| {
         let members = one.as_object().into_iter().flatten();
         members.map(|(key, value)| format!("{key:<16} {}\n", word(value))).collect()
     })
 }
 
 pub(crate) fn close(args: &CloseArgs) -> Done {
-    let answer = client(&args.admin)?.ask(Method::DELETE, &format!("/v1/sessions/{}", part(&args.id)), None)?;
-    show(answer, args.json, |_| format!("{} is closed\n", args.id))
+    let answer = client(&args.live)?.ask(Method::DELETE, &format!("/v1/sessions/{}", part(&args.id)), None)?;
+    show(answer, args.live.json, |_| format!("{} is closed\n", args.id))
 }
 
 /// The file as the process can find it, whatever folder it runs in.
@@ -174,9 +174,9 @@ fn absolute(file: Option<&std::path::PathBuf>) -> anyhow::Result<Option<String>>
 
 pub(crate) fn plan(args: &PlanArgs) -> Done {
     let query = absolute(args.config.as_ref())?.map_or(String::new(), |path| format!("?config={}", part(&path)));
-    let answer = client(&args.admin)?.get(&format!("/v1/plan{query}"))?;
+    let answer = client(&args.live)?.get(&format!("/v1/plan{query}"))?;
     let differs = answer.0 == 200 && list(&answer.1, "changes").next().is_some();
-    match show(answer, args.json, plan_text)? {
+    match show(answer, args.live.json, plan_text)? {
         Exit::Ok if differs && args.exit_code => Ok(Exit::Differences),
         done => Ok(done),
     }
@@ -217,8 +217,8 @@ fn plan_text(plan: &Value) -> String {
 pub(crate) fn reload(args: &ReloadArgs) -> Done {
     let confirm = args.confirm.map(|c| c.as_secs().max(1));
     let body = json!({ "config": absolute(args.config.as_ref())?, "confirm_seconds": confirm });
-    let answer = client(&args.admin)?.ask(Method::POST, "/v1/reload", Some(&body))?;
-    show(answer, args.json, |plan| {
+    let answer = client(&args.live)?.ask(Method::POST, "/v1/reload", Some(&body))?;
+    show(answer, args.live.json, |plan| {
         let mut out = plan_text(plan);
         let _ = writeln!(out, "configuration {} is in force", plan["generation"]);
         if let Some(seconds) = plan["confirm_seconds"].as_u64() {
@@ -228,8 +228,8 @@ pub(crate) fn reload(args: &ReloadArgs) -> Done {
     })
 }
 
-pub(crate) fn confirm(args: &StatusArgs) -> Done {
-    let answer = client(&args.admin)?.ask(Method::POST, "/v1/confirm", None)?;
+pub(crate) fn confirm(args: &LiveArgs) -> Done {
+    let answer = client(args)?.ask(Method::POST, "/v1/confirm", None)?;
     show(answer, args.json, |_| "confirmed\n".into())
 }
 
@@ -239,9 +239,9 @@ fn endpoint(name: &str) -> anyhow::Result<String> {
     Ok(format!("/v1/pools/{}/endpoints/{}", part(pool), part(endpoint)))
 }
 
-fn change(admin: &AdminArg, name: &str, as_json: bool, body: &Value, said: &str) -> Done {
-    let answer = client(admin)?.ask(Method::POST, &endpoint(name)?, Some(body))?;
-    show(answer, as_json, |answer| {
+fn change(live: &LiveArgs, name: &str, body: &Value, said: &str) -> Done {
+    let answer = client(live)?.ask(Method::POST, &endpoint(name)?, Some(body))?;
+    show(answer, live.json, |answer| {
         let warning = answer["warning"].as_str().map(|w| format!("warning: {w}\n")).unwrap_or_default();
         format!("{name} {said}\n{warning}")
     })
@@ -253,13 +253,13 @@ pub(crate) fn drain(args: &DrainArgs) -> Done {
         "for_seconds": args.for_time.map(|t| t.as_secs()),
         "reason": args.reason,
     });
-    match change(&args.admin, &args.endpoint, args.json, &body, "takes no new sessions")? {
+    match change(&args.live, &args.endpoint, &body, "takes no new sessions")? {
         Exit::Ok => {}
         failed => return Ok(failed),
     }
     let Some(wait) = args.wait else { return Ok(Exit::Ok) };
     let end = Instant::now() + wait;
-    let client = client(&args.admin)?;
+    let client = client(&args.live)?;
     loop {
         match sessions_at(&client, &args.endpoint)? {
             Some(0) => return Ok(Exit::Ok),
@@ -284,17 +284,17 @@ fn sessions_at(client: &Client, name: &str) -> anyhow::Result<Option<u64>> {
 
 pub(crate) fn disable(args: &ChangeArgs) -> Done {
     let body = json!({ "state": "disabled", "reason": args.reason });
-    change(&args.admin, &args.endpoint, args.json, &body, "is disabled")
+    change(&args.live, &args.endpoint, &body, "is disabled")
 }
 
 pub(crate) fn enable(args: &ChangeArgs) -> Done {
     let body = json!({ "state": "enabled", "reason": args.reason });
-    change(&args.admin, &args.endpoint, args.json, &body, "is enabled")
+    change(&args.live, &args.endpoint, &body, "is enabled")
 }
 
 pub(crate) fn weight(args: &WeightArgs) -> Done {
     let said = format!("has weight {}", args.weight);
-    change(&args.admin, &args.endpoint, args.json, &json!({ "weight": args.weight }), &said)
+    change(&args.live, &args.endpoint, &json!({ "weight": args.weight }), &said)
 }
 
 pub(crate) fn reset(args: &ResetArgs) -> Done {
@@ -302,15 +302,15 @@ pub(crate) fn reset(args: &ResetArgs) -> Done {
         true => endpoint(&args.name)?,
         false => format!("/v1/pools/{}", part(&args.name)),
     };
-    let answer = client(&args.admin)?.ask(Method::DELETE, &format!("{path}/changes"), None)?;
-    show(answer, args.json, |answer| format!("{} taken back\n", answer["reset"]))
+    let answer = client(&args.live)?.ask(Method::DELETE, &format!("{path}/changes"), None)?;
+    show(answer, args.live.json, |answer| format!("{} taken back\n", answer["reset"]))
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> Done {
     if args.live {
         let source = args.source.map_or(String::new(), |ip| format!("&source={}", part(&ip.to_string())));
         let path = format!("/v1/explain?listener={}{source}", part(&args.listener));
-        return show(client(&args.admin)?.get(&path)?, args.json, explain_text);
+        return show(client(&args.process)?.get(&path)?, args.process.json, explain_text);
     }
     let files = RealFiles::patient();
     match super::read(&args.file.config, &files) {
@@ -324,7 +324,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
                 Some(answer) => (200, answer),
                 None => (404, json!({ "error": format!("there is no listener `{}`", args.listener) })),
             };
-            show(answer, args.json, explain_text)
+            show(answer, args.process.json, explain_text)
         }
     }
 }
