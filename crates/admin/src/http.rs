@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::{Api, Caller};
@@ -62,11 +63,22 @@ pub fn bind(ip: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, http: Http) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = router(http);
+    accept(async || listener.accept().await.map(|(stream, _)| stream), |_| router.clone()).await;
+    Ok(())
+}
+
+/// Accepts for ever, and serves each connection by itself with the router that it is to get.
+async fn accept<S>(mut next: impl AsyncFnMut() -> io::Result<S>, router: impl Fn(&S) -> Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(connection(stream, router.clone(), place))),
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        match next().await {
+            Ok(stream) => {
+                let router = router(&stream);
+                tokio::spawn(connection(stream, router, place));
+            }
             Err(_) => tokio::time::sleep(BREATHER).await,
         }
     }
@@ -87,36 +99,25 @@ pub enum Door {
 /// If the event loop cannot watch the listener.
 pub async fn serve_api(door: Door, api: Api, http: Http) -> io::Result<()> {
     let router = router(http).merge(api.router());
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     match door {
         Door::Unix(listener, may_change) => {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::UnixListener::from_std(listener)?;
-            loop {
-                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-                let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(BREATHER).await;
-                    continue;
-                };
+            let known = |stream: &UnixStream| {
                 let uid = stream.peer_cred().ok().map(|c| c.uid());
-                let router = router.clone().layer(Extension(Caller { uid, may_change }));
-                drop(tokio::spawn(connection(stream, router, place)));
-            }
+                router.clone().layer(Extension(Caller { uid, may_change }))
+            };
+            accept(async || listener.accept().await.map(|(stream, _)| stream), known).await;
         }
         Door::Tcp(listener, token) => {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let router = router
                 .layer(Extension(Caller { uid: None, may_change: true }))
                 .layer(axum::middleware::from_fn_with_state(Arc::<str>::from(token), let_in));
-            loop {
-                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-                match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(connection(stream, router.clone(), place))),
-                    Err(_) => tokio::time::sleep(BREATHER).await,
-                }
-            }
+            accept(async || listener.accept().await.map(|(stream, _)| stream), |_| router.clone()).await;
         }
     }
+    Ok(())
 }
 
 /// Lets in whoever has the token.

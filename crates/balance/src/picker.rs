@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::pool::Entry;
-use crate::{Admin, Algorithm, Candidate, Fitness, Lease, Pool, least_conn, p2c, round_robin};
+use crate::{Admin, Algorithm, Candidate, Fitness, Health, Lease, Pool, least_conn, p2c, round_robin};
 
 /// Why no endpoint was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,10 +110,7 @@ impl Picker {
     /// # Errors
     /// Says which of three reasons left no endpoint.
     pub fn pick(&mut self, tried: &Tried, random: u64) -> Result<Lease, Refusal> {
-        let epoch = self.pool.epoch();
-        if epoch != self.epoch {
-            self.compile(epoch);
-        }
+        self.refresh();
         if self.eligible.is_empty() {
             return Err(Refusal::NoneFit);
         }
@@ -134,10 +131,7 @@ impl Picker {
     /// What the next pick would do, without doing it.
     #[must_use]
     pub fn explain(&mut self) -> Explanation {
-        let epoch = self.pool.epoch();
-        if epoch != self.epoch {
-            self.compile(epoch);
-        }
+        self.refresh();
         let ticket = self.pool.ticket();
         let candidates: Vec<usize> =
             self.eligible.iter().filter(|&&(i, _)| self.pool.has_room(i)).map(|&(i, _)| i as usize).collect();
@@ -150,19 +144,24 @@ impl Picker {
             [only] => Some(*only),
             _ => None,
         });
-        let excluded = (0..self.pool.len()).filter(|i| !candidates.contains(i));
+        // Both are in the order of the pool.
+        let mut next = candidates.iter().peekable();
+        let excluded = (0..self.pool.len()).filter(|i| next.next_if_eq(&i).is_none());
         let excluded = excluded.map(|i| (i, self.exclusion(i))).collect();
         Explanation { endpoint, candidates, excluded }
     }
 
+    /// Why endpoint `index`, which is no candidate, is none.
     fn exclusion(&self, index: usize) -> Exclusion {
-        match (self.pool.admin(index), self.pool.weight(index), self.pool.fitness(index)) {
-            (Admin::Drain, ..) => Exclusion::Draining,
-            (Admin::Disabled, ..) => Exclusion::Disabled,
-            (_, 0, _) => Exclusion::NoWeight,
-            (_, _, Fitness::Down) if !self.eligible.iter().any(|&(i, _)| i as usize == index) => Exclusion::Down,
-            (_, _, Fitness::Unknown) if !self.eligible.iter().any(|&(i, _)| i as usize == index) => Exclusion::Unknown,
-            _ => Exclusion::Full,
+        if self.eligible.binary_search_by_key(&index, |&(i, _)| i as usize).is_ok() {
+            return Exclusion::Full;
+        }
+        match (self.pool.admin(index), self.pool.health(index)) {
+            (Admin::Drain, _) => Exclusion::Draining,
+            (Admin::Disabled, _) => Exclusion::Disabled,
+            _ if self.pool.weight(index) == 0 => Exclusion::NoWeight,
+            (_, Health::Unknown) => Exclusion::Unknown,
+            _ => Exclusion::Down,
         }
     }
 
@@ -214,6 +213,14 @@ impl Picker {
 
     fn load(&self, index: u32) -> u32 {
         self.pool.sessions(index as usize)
+    }
+
+    /// Compiles anew if the pool has changed.
+    fn refresh(&mut self) {
+        let epoch = self.pool.epoch();
+        if epoch != self.epoch {
+            self.compile(epoch);
+        }
     }
 
     /// Fit endpoints; else unknown ones; else, if the pool says so, all that the operator has not withheld.

@@ -105,7 +105,7 @@ pub struct PoolSpec {
 
 /// Two cache lines: adjacent-line prefetch would otherwise let neighbours share one.
 #[repr(align(128))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     /// Sessions now. Written by every worker (acquire by CAS or add, release by sub), read by every pick. Relaxed: it is a
     /// count that guards no other memory.
@@ -121,18 +121,6 @@ struct Slot {
 const NO_LIMIT: u32 = u32::MAX;
 
 impl Slot {
-    fn new(spec: &EndpointSpec) -> Self {
-        let slot = Self {
-            active: AtomicU32::new(0),
-            weight: AtomicU32::new(0),
-            health: AtomicU8::new(0),
-            admin: AtomicU8::new(0),
-            max_sessions: AtomicU32::new(NO_LIMIT),
-        };
-        slot.set(spec);
-        slot
-    }
-
     fn set(&self, spec: &EndpointSpec) {
         self.weight.store(spec.weight, Ordering::Relaxed);
         self.health.store(spec.health as u8, Ordering::Relaxed);
@@ -184,10 +172,21 @@ impl Pool {
     /// Builds a pool whose endpoints carry no sessions yet.
     #[must_use]
     pub fn new(spec: &PoolSpec) -> Self {
+        let state = State { epoch: AtomicU64::new(1), ticket: AtomicU64::new(0), active: AtomicU32::new(0) };
+        Self::assemble(spec, Arc::new(state), |_| None)
+    }
+
+    /// `survivor` gives the slot of an endpoint of `spec` that lives on.
+    fn assemble(spec: &PoolSpec, state: Arc<State>, survivor: impl Fn(usize) -> Option<Arc<Slot>>) -> Self {
+        let slot = |(i, e): (usize, &EndpointSpec)| {
+            let slot = survivor(i).unwrap_or_default();
+            slot.set(e);
+            slot
+        };
         Self {
             algorithm: spec.algorithm,
-            slots: spec.endpoints.iter().map(|e| Arc::new(Slot::new(e))).collect(),
-            state: Arc::new(State { epoch: AtomicU64::new(1), ticket: AtomicU64::new(0), active: AtomicU32::new(0) }),
+            slots: spec.endpoints.iter().enumerate().map(slot).collect(),
+            state,
             max_sessions: spec.max_sessions,
             try_all_when_none_fit: spec.try_all_when_none_fit,
         }
@@ -198,23 +197,8 @@ impl Pool {
     /// too: its pickers choose by the new weights and states until nobody uses them any more.
     #[must_use]
     pub fn rebuild(&self, spec: &PoolSpec, survivors: &[Option<usize>]) -> Self {
-        let slot = |(i, e): (usize, &EndpointSpec)| {
-            let survivor = survivors.get(i).copied().flatten().and_then(|old| self.slots.get(old));
-            survivor.map_or_else(
-                || Arc::new(Slot::new(e)),
-                |slot| {
-                    slot.set(e);
-                    Arc::clone(slot)
-                },
-            )
-        };
-        let rebuilt = Self {
-            algorithm: spec.algorithm,
-            slots: spec.endpoints.iter().enumerate().map(slot).collect(),
-            state: Arc::clone(&self.state),
-            max_sessions: spec.max_sessions,
-            try_all_when_none_fit: spec.try_all_when_none_fit,
-        };
+        let survivor = |i: usize| self.slots.get((*survivors.get(i)?)?).map(Arc::clone);
+        let rebuilt = Self::assemble(spec, Arc::clone(&self.state), survivor);
         rebuilt.state.epoch.fetch_add(1, Ordering::Release);
         rebuilt
     }

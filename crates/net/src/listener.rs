@@ -133,7 +133,7 @@ impl Bound {
             if matches!(self.place, Place::Tcp(..)) {
                 options.socket.apply(&socket2::SockRef::from(socket))?;
             }
-            rustix::net::listen(socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+            rustix::net::listen(socket, queue(options.backlog))?;
         }
         Ok(())
     }
@@ -171,13 +171,12 @@ fn bind_group(
     workers: usize,
     share: bool,
 ) -> Result<Bound, BindError> {
-    let open_group = |ip, both, port, options, workers| open_group(ip, both, port, options, workers, share);
-    match open_group(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none(), port, options, workers) {
+    match open_group(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none(), port, options, workers, share) {
         Ok((port, sockets)) => Ok(Bound { place: Place::Tcp(ip, port), sockets }),
         // A machine without IPv6: every address is every IPv4 address.
         Err(error) if ip.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             let all = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            let group = open_group(all, false, port, options, workers);
+            let group = open_group(all, false, port, options, workers, share);
             let (port, sockets) = group.map_err(|e| BindError::new(Place::Tcp(Some(all), port), e))?;
             Ok(Bound { place: Place::Tcp(Some(all), port), sockets })
         }
@@ -206,11 +205,16 @@ fn open_group(
     Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
 }
 
+/// The length of an accept queue, as listen(2) takes it.
+fn queue(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
 fn listen(socket: &socket2::Socket, options: &ListenOptions) -> io::Result<()> {
     if let Some(length) = options.fast_open {
         setsockopt(&socket.as_fd(), FastOpen, &length)?;
     }
-    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))
+    socket.listen(queue(options.backlog))
 }
 
 fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -> io::Result<socket2::Socket> {
@@ -268,7 +272,7 @@ pub fn bind_unix(
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     }
     // Nobody can connect before this line, so nobody can before the mode is right.
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    socket.listen(queue(backlog)).map_err(failed)?;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
         sockets.push(socket.try_clone().map_err(failed)?.into());

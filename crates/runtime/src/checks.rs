@@ -78,19 +78,13 @@ async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>) {
     let mut judge: Option<Judge> = None;
     loop {
         let Ok(slot) = slots.acquire().await else { return };
-        let (pool, index) = {
-            let whom = whom.borrow();
-            (Arc::clone(&whom.pool), whom.index)
-        };
+        let Whom { pool, index } = whom.borrow().clone();
         let Some(health) = &pool.health else { return };
         let begin = Instant::now();
         let outcome = probe(&health.check, target(&pool.endpoints[index].address), health.timeout).await;
         drop(slot);
         // The configuration may have changed meanwhile: the verdict is the endpoint's, wherever it stands now.
-        let (pool, index) = {
-            let whom = whom.borrow();
-            (Arc::clone(&whom.pool), whom.index)
-        };
+        let Whom { pool, index } = whom.borrow().clone();
         let Some(health) = &pool.health else { return };
         pool.endpoints[index].stats.note_check(&outcome);
         pool.check_times.of(0).add(begin.elapsed());

@@ -59,17 +59,22 @@ fn key(stats: &Arc<Stats>) -> usize {
 impl Drains {
     /// Lets the sessions at an endpoint leave; once only, until it is called off.
     pub(crate) fn begin(&mut self, stats: &Arc<Stats>, drain: Drain, reason: Reason, workers: &Workers) {
+        if self.endpoints.get(&key(stats)).is_some_and(|task| !task.0.is_finished()) {
+            return;
+        }
+        let leaving = Leaving::Endpoint(Arc::clone(stats));
+        let task = tokio::task::spawn_local(let_leave(leaving, drain, reason, workers.clone()));
+        self.endpoints.insert(key(stats), Task(task.abort_handle()));
+    }
+
+    /// Forgets those that are over.
+    pub(crate) fn tidy(&mut self) {
         self.endpoints.retain(|_, task| !task.0.is_finished());
-        let workers = workers.clone();
-        self.endpoints.entry(key(stats)).or_insert_with(|| {
-            let leaving = Leaving::Endpoint(Arc::clone(stats));
-            Task(tokio::task::spawn_local(let_leave(leaving, drain, reason, workers)).abort_handle())
-        });
+        self.listeners.retain(|task| !task.0.is_finished());
     }
 
     /// Lets the sessions of a listener that is gone leave.
     pub(crate) fn begin_listener(&mut self, name: &str, generation: u64, drain: Drain, workers: &Workers) {
-        self.listeners.retain(|task| !task.0.is_finished());
         let leaving = Leaving::Listener(name.to_owned(), generation);
         let task = let_leave(leaving, drain, Reason::EndpointRemoved, workers.clone());
         self.listeners.push(Task(tokio::task::spawn_local(task).abort_handle()));

@@ -57,7 +57,16 @@ impl Running {
 
     /// One live session.
     pub async fn session(&self, id: SessionId) -> Option<SessionInfo> {
-        self.sessions().await.into_iter().find(|s| s.id == id)
+        let found = ask(&self.workers, move |context| {
+            let (now, mut found) = (context.shared.now(), None);
+            context.sessions.each(|s| {
+                if s.id() == id {
+                    found = Some(s.info(now));
+                }
+            });
+            found
+        });
+        found.await.into_iter().flatten().next()
     }
 
     /// Ends one session; false if there is none of that name.

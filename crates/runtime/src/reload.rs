@@ -149,6 +149,7 @@ impl Running {
 
     /// Sessions of endpoints that are drained or disabled leave; those of enabled ones may stay.
     pub(crate) fn drain_what_is_withheld(&mut self) {
+        self.drains.tidy();
         for pool in &self.shared.snapshot().pools {
             for (i, endpoint) in pool.endpoints.iter().enumerate() {
                 match pool.balance.admin(i) {

@@ -241,7 +241,7 @@ impl Session {
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
             source: self.source,
             age: now.saturating_sub(self.accepted),
-            idle: now.saturating_sub(self.touched.get()),
+            idle: self.idle(now),
             connect: self.connect.get(),
             retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
