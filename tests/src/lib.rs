@@ -1,13 +1,17 @@
 //! Drives the built binary over real sockets: processes, backends, keyed streams, and waiting for events.
 
 mod backend;
+mod load;
 mod process;
+mod service_manager;
 mod stream;
 mod tcp;
 mod wait;
 
 pub use backend::Backend;
+pub use load::{Load, Seen};
 pub use process::{Floodway, Options, binary, project_folder, run};
+pub use service_manager::ServiceManager;
 pub use stream::{Keyed, pseudo_random};
 pub use tcp::{Ending, bytes_acknowledged, connect, read_to_ending, reset};
 pub use wait::{SetAtEnd, free_port, wait_for, wait_until};

@@ -2,11 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -58,6 +60,10 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// A program that runs it, with its arguments.
     pub under: Vec<String>,
+    /// More words after `run -c FILE`.
+    pub args: Vec<String>,
+    /// Sockets that it is passed as a service manager does, by name.
+    pub passed: Vec<(String, Arc<OwnedFd>)>,
 }
 
 /// A running Floodway. It is ended by force if it is still there at the end of the test.
@@ -65,7 +71,7 @@ pub struct Floodway {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
     sessions: Arc<Mutex<Vec<Value>>>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 /// Adds a metrics listener and an admin socket to `config`, where it says nothing of them.
@@ -92,24 +98,51 @@ impl Floodway {
     /// If it does not get ready.
     #[must_use]
     pub fn start_with(config: &str, options: &Options) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("floodway.yaml");
-        std::fs::write(&path, complete(config, folder.path())).expect("the configuration");
+        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+        std::fs::write(folder.path().join("floodway.yaml"), complete(config, folder.path()))
+            .expect("the configuration");
+        let mut floodway = Self::spawn(folder, options);
+        floodway.wait_until_ready();
+        floodway
+    }
+
+    /// Another process with the same configuration file, which is not waited for.
+    #[must_use]
+    pub fn spawn_beside(&self, options: &Options) -> Self {
+        Self::spawn(Arc::clone(&self.folder), options)
+    }
+
+    /// As [`Floodway::spawn_beside`], and waits until it is ready.
+    #[must_use]
+    pub fn start_beside(&self, options: &Options) -> Self {
+        let mut floodway = self.spawn_beside(options);
+        floodway.wait_until_ready();
+        floodway
+    }
+
+    fn spawn(folder: Arc<TempDir>, options: &Options) -> Self {
         let mut words = options.under.clone();
         if let Some(n) = options.open_files {
             words.extend(["sh".into(), "-c".into(), format!("ulimit -n {n} && exec \"$0\" \"$@\"")]);
         }
         words.push(binary().display().to_string());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        command.args(["run", "-c"]).arg(&path).envs(options.env.iter().cloned());
+        command.args(&words[1..]).args(["run", "-c"]).arg(folder.path().join("floodway.yaml")).args(&options.args);
+        command.envs(options.env.iter().cloned());
+        if !options.passed.is_empty() {
+            let names: Vec<&str> = options.passed.iter().map(|(name, _)| name.as_str()).collect();
+            command.env("LISTEN_FDS", options.passed.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            let mapping = |(i, (_, fd)): (i32, &(String, Arc<OwnedFd>))| FdMapping {
+                parent_fd: fd.try_clone().expect("a duplicate"),
+                child_fd: 3 + i,
+            };
+            command.fd_mappings((0..).zip(&options.passed).map(mapping).collect()).expect("no two are the same");
+        }
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("floodway");
         let log = collect(child.stderr.take().expect("stderr"));
         let sessions = collect(child.stdout.take().expect("stdout"));
-        let mut floodway = Self { child, log, sessions, folder };
-        floodway.wait_until_ready();
-        floodway
+        Self { child, log, sessions, folder }
     }
 
     fn wait_until_ready(&mut self) {
@@ -313,6 +346,18 @@ impl Floodway {
     /// If the process is gone.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).expect("a pid")), signal).expect("a signal");
+    }
+
+    /// Sends a signal to what it has started: to the binary where another program runs it.
+    ///
+    /// # Panics
+    /// If there is nothing.
+    pub fn signal_children(&self, signal: Signal) {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("/proc");
+        for child in children.split_whitespace() {
+            kill(Pid::from_raw(child.parse().expect("a pid")), signal).expect("a signal");
+        }
     }
 
     /// Waits until it has ended; gives its exit code.

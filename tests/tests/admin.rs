@@ -106,7 +106,8 @@ fn the_description_resolves_its_own_references() {
     }
     for (method, path) in described() {
         let operation = &document["paths"][&path][method.to_lowercase()];
-        assert!(operation["responses"]["200"]["description"].is_string(), "{method} {path}");
+        let done = ["200", "101"].map(|code| operation["responses"][code]["description"].is_string());
+        assert!(done.contains(&true), "{method} {path}");
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         let named = |p: &Value| p["in"] == "path";
         let wanted = path.matches('{').count();

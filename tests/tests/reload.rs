@@ -207,8 +207,20 @@ fn a_changed_file_is_applied_by_itself_and_a_bad_one_changes_nothing() {
         assert_eq!((status["generation"].as_u64(), read_line(port).as_str()), (Some(2), "one"));
         assert_eq!(floodway.command(&["reload"]).status.code(), Some(2));
     }
-    floodway.write_config(&text);
-    wait_until(|| "the third generation".into(), SOON, || generation(&floodway) == 3);
+    // What else is written in the folder does not hold it up.
+    let beside = floodway.config_file().with_file_name("some.log");
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = SetAtEnd(&end);
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                std::fs::write(&beside, "a line").unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        floodway.write_config(&text);
+        wait_until(|| "the third generation".into(), SOON, || generation(&floodway) == 3);
+    });
     assert_eq!(floodway.metric("config_last_reload_successful", &[]), 1.0);
     // A hang-up takes the same path.
     floodway.write_config(&text.replace("name: b,", "name: b, weight: 40,").replace("settle: 100ms", "settle: 10m"));

@@ -4,17 +4,21 @@
 //! other. So a client that is slow, stuck or hostile holds a connection of its own and nothing else.
 
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use floodway_runtime::SessionId;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -23,11 +27,13 @@ use tokio::sync::{mpsc, oneshot};
 const MOST_WAITING: usize = 64;
 /// Bytes of a body.
 const MOST_BODY: usize = 64 * 1024;
+/// The protocol of [`Call::TakeOver`], as `Upgrade` names it.
+pub const TAKE_OVER: &str = "floodway-sockets/1";
 /// The API's description, which a test holds against the routes.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What can be asked and told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Call {
     /// The truth now.
     Status,
@@ -74,6 +80,8 @@ pub enum Call {
         /// The client's address.
         source: Option<IpAddr>,
     },
+    /// A new process wants the listening sockets, and speaks the rest over this stream. The answer says whether it may.
+    TakeOver(UnixStream),
 }
 
 /// Which sessions are wanted.
@@ -165,6 +173,7 @@ impl Api {
             .route("/v1/pools/{pool}/endpoints/{endpoint}/changes", delete(reset))
             .route("/v1/pools/{pool}/changes", delete(reset_all))
             .route("/v1/explain", get(explain))
+            .route("/v1/take-over", post(take_over))
             .route("/v1/openapi.json", get(|| async { ([("content-type", "application/json")], OPENAPI) }))
             .fallback(|| async { said(error(404, "there is no such thing here; see /v1/openapi.json")) })
             .layer(middleware::from_fn(guard))
@@ -291,4 +300,25 @@ struct ExplainQuery {
 
 async fn explain(State(api): State<Api>, Extension(by): By, Query(query): Query<ExplainQuery>) -> Response {
     said(api.ask(Call::Explain { listener: query.listener, source: query.source }, by).await)
+}
+
+/// Leaves HTTP: what follows is between the two processes.
+async fn take_over(State(api): State<Api>, Extension(by): By, mut request: Request) -> Response {
+    if by.uid.is_none() {
+        return said(error(400, "sockets are handed over on `admin.socket` only"));
+    }
+    let is_asked = request.headers().get(UPGRADE).is_some_and(|protocol| protocol == TAKE_OVER);
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>().filter(|_| is_asked) else {
+        return (StatusCode::UPGRADE_REQUIRED, [(UPGRADE, TAKE_OVER), (CONNECTION, "upgrade")]).into_response();
+    };
+    tokio::spawn(async move {
+        // Whoever asked may have gone.
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<tokio::net::UnixStream>>() else { return };
+        if let Ok(stream) = parts.io.into_inner().into_std() {
+            // A refusal is the end of the stream.
+            let _ = api.ask(Call::TakeOver(stream), by).await;
+        }
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(UPGRADE, TAKE_OVER), (CONNECTION, "upgrade")]).into_response()
 }

@@ -308,6 +308,8 @@ pub struct Runtime {
     pub workers: Option<u32>,
     /// Whether each worker stays on a core of its own.
     pub cpu_affinity: bool,
+    /// Whether the service manager keeps the listening sockets for the next process.
+    pub fd_store: bool,
     /// Most sessions of the process; `None` is what the limit of open files allows.
     pub max_sessions: Option<u32>,
     /// Between "not ready" and the end of accepting, at shutdown.

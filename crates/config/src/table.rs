@@ -549,5 +549,11 @@ static RUNTIME: Section = section(
             .or("0s"),
         Key::new("drain_timeout", Kind::Leaf(Duration), "How long sessions may go on after that.").or("30s"),
         Key::new("user", Kind::Leaf(Text), "Who the process becomes once its sockets are open."),
+        Key::new(
+            "fd_store",
+            Kind::Leaf(Switch),
+            "The service manager keeps the listening sockets over a restart; it needs `FileDescriptorStoreMax=`.",
+        )
+        .or("off"),
     ],
 );

@@ -81,6 +81,10 @@ pub(crate) struct FileArg {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
+    /// Take the listening sockets of the running process over its admin socket [default: that of the configuration]; its
+    /// sessions leave as `drain` says
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
+    pub(crate) take_over: Option<Option<PathBuf>>,
 }
 
 #[derive(Args, Debug)]

@@ -52,10 +52,36 @@ impl Client {
         })
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Value)> {
+    /// Asks at `path` to leave HTTP for `protocol`; gives the stream.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; if the other side stays with HTTP.
+    pub(crate) fn upgrade(&self, path: &str, protocol: &str) -> anyhow::Result<std::os::unix::net::UnixStream> {
+        let upgraded = async {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect().await?).await?;
+            tokio::task::spawn_local(async move {
+                let _ = connection.with_upgrades().await;
+            });
+            let request = Request::post(path).header("host", "floodway").header("connection", "upgrade");
+            let request = request.header("upgrade", protocol).body(Full::<Bytes>::default())?;
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            anyhow::ensure!(status == 101, "the running process does not speak {protocol} ({status}): is it older?");
+            let parts = hyper::upgrade::on(answer).await?.downcast::<TokioIo<UnixStream>>();
+            let Ok(parts) = parts else { bail!("the stream is not ours") };
+            anyhow::Ok(parts.io.into_inner().into_std()?)
+        };
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, upgraded).await.context("no answer within 55 s")? })
+    }
+
+    async fn connect(&self) -> Result<TokioIo<UnixStream>, NoProcess> {
         let no_process = |why: std::io::Error| NoProcess { path: self.socket.clone(), why: why.to_string() };
-        let stream = UnixStream::connect(&self.socket).await.map_err(no_process)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        UnixStream::connect(&self.socket).await.map(TokioIo::new).map_err(no_process)
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Value)> {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect().await?).await?;
         tokio::task::spawn_local(async move {
             // What goes wrong with it goes wrong with the answer.
             let _ = connection.await;

@@ -15,7 +15,7 @@ use floodway_config::{Checked, Files, Limits, Problems, Rejected, Sources};
 use serde_json::{Value, json};
 
 use crate::Exit;
-use crate::wire::Source;
+use crate::wire::{Source, Start};
 
 /// Reads a configuration with what this machine allows.
 pub(crate) fn read(path: &Path, files: &dyn Files) -> Result<Checked, Rejected> {
@@ -29,11 +29,11 @@ fn show(problems: &Problems, sources: &Sources) {
 }
 
 /// Runs what was read, from files that can be read again if there are any; or says why not.
-fn run_checked(read: Result<Checked, Rejected>, source: Option<Source>) -> anyhow::Result<Exit> {
+fn run_checked(read: Result<Checked, Rejected>, source: Option<Source>, start: &Start) -> anyhow::Result<Exit> {
     match read {
         Ok(checked) => {
             show(&checked.warnings, &checked.sources);
-            crate::wire::run(checked, source)?;
+            crate::wire::run(checked, source, start)?;
             Ok(Exit::Ok)
         }
         Err(rejected) => {

@@ -1,5 +1,7 @@
 //! What control does while the process runs: it reloads, answers the admin API, and ends.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +12,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::commands::problems_as_json;
+use crate::fd_store::FdStore;
 use crate::files::RealFiles;
+use crate::handover::{Step, hand_over};
 use crate::state;
 use crate::watch::Watch;
 
@@ -34,6 +38,26 @@ pub(crate) struct Control {
     needs_restart: Vec<String>,
     /// What was last said of a file that cannot be used: said once.
     last_said: Option<String>,
+    spare: Spare,
+    /// What a take-over that is under way has us do; one at a time.
+    steps: mpsc::Receiver<Step>,
+    take_over: Option<mpsc::Sender<Step>>,
+}
+
+/// What is kept for those that come after this process.
+pub(crate) struct Spare {
+    /// Duplicates of the sockets for metrics and the admin API.
+    pub(crate) side: Vec<OwnedFd>,
+    /// What the service manager has.
+    pub(crate) stored: FdStore,
+}
+
+/// Why control ends.
+pub(crate) enum End {
+    /// By a signal.
+    Signal,
+    /// Another process has the doors.
+    Replaced,
 }
 
 struct Unconfirmed {
@@ -94,27 +118,64 @@ async fn read(path: PathBuf) -> Read {
 }
 
 impl Control {
-    pub(crate) fn new(running: Running, checked: Checked, path: Option<PathBuf>, files: &[PathBuf]) -> Self {
+    pub(crate) fn new(
+        running: Running,
+        checked: Checked,
+        path: Option<PathBuf>,
+        files: &[PathBuf],
+        spare: Spare,
+    ) -> Self {
         let mut watch = Watch::new(checked.config.reload.settle);
         if path.is_some() && checked.config.reload.watch {
             watch.follow(files);
         }
         running.shared().accept();
-        Self { running, checked, path, watch, unconfirmed: None, needs_restart: Vec::new(), last_said: None }
+        let (_, steps) = mpsc::channel(1);
+        let mut control = Self {
+            running,
+            checked,
+            path,
+            watch,
+            unconfirmed: None,
+            needs_restart: Vec::new(),
+            last_said: None,
+            spare,
+            steps,
+            take_over: None,
+        };
+        control.store_sockets();
+        control
     }
 
-    /// Serves until `ended` is over.
+    /// Has the service manager keep the sockets of now, if it is to.
+    fn store_sockets(&mut self) {
+        let sockets = match self.checked.config.runtime.fd_store {
+            true => self.running.listening_sockets(),
+            false => Ok(Vec::new()),
+        };
+        match sockets {
+            Ok(sockets) => self.spare.stored.keep(&sockets),
+            Err(error) => tracing::warn!(%error, "cannot duplicate the listening sockets for the service manager"),
+        }
+    }
+
+    /// Whether the service manager keeps the listening sockets for the next process.
+    pub(crate) fn keeps_sockets(&self) -> bool {
+        self.spare.stored.is_used()
+    }
+
+    /// Serves until `ended` is over, or another process has the doors.
     pub(crate) async fn serve(
         &mut self,
         mut asked: mpsc::Receiver<Asked>,
         mut hang_up: impl AsyncFnMut(),
         ended: impl Future<Output = ()>,
-    ) {
+    ) -> End {
         let mut ended = std::pin::pin!(ended);
         loop {
             let timer = self.next_time();
             tokio::select! {
-                () = &mut ended => return,
+                () = &mut ended => return End::Signal,
                 () = hang_up() => {
                     tracing::info!("SIGHUP: reading the configuration");
                     // What came of it is in the log.
@@ -128,7 +189,53 @@ impl Control {
                     // Whoever asked may have gone.
                     let _ = answer.send(said);
                 }
+                Some(step) = self.steps.recv() => if self.carry_on(step) { return End::Replaced },
                 () = tokio::time::sleep(timer) => self.on_time().await,
+            }
+        }
+    }
+
+    /// A new process wants the doors.
+    fn begin_take_over(&mut self, stream: UnixStream, by: Caller) -> Answer {
+        if self.take_over.is_some() {
+            tracing::warn!(uid = by.uid, "a process asks for the sockets while another is taking over: refused");
+            return error(409, "another process is just taking over");
+        }
+        let sockets = self.running.listening_sockets().and_then(|mut all| {
+            for socket in &self.spare.side {
+                // They are found by their address.
+                all.push((String::new(), socket.try_clone()?));
+            }
+            Ok(all)
+        });
+        match sockets {
+            Err(why) => error(500, &format!("cannot duplicate the listening sockets: {why}")),
+            Ok(sockets) => {
+                tracing::info!(uid = by.uid, sockets = sockets.len(), "another process asks for the listening sockets");
+                let (tell, steps) = mpsc::channel(1);
+                self.steps = steps;
+                self.take_over = Some(tell.clone());
+                tokio::task::spawn_local(hand_over(stream, sockets, tell));
+                (200, json!({}))
+            }
+        }
+    }
+
+    /// Goes on with a take-over; true if it is done.
+    fn carry_on(&mut self, step: Step) -> bool {
+        match step {
+            Step::Leave(left) => {
+                self.running.leave_doors();
+                // Should the other process be gone, the next step says so.
+                let _ = left.send(());
+                false
+            }
+            Step::Over(Ok(())) => true,
+            Step::Over(Err(why)) => {
+                self.take_over = None;
+                self.running.open_doors();
+                tracing::warn!(reason = %why, "the process that asked for the sockets does not serve; this one serves on");
+                false
             }
         }
     }
@@ -230,6 +337,7 @@ impl Control {
         if !self.needs_restart.is_empty() {
             tracing::warn!(settings = self.needs_restart.join(", "), "these settings wait for a restart");
         }
+        self.store_sockets();
         let ends = fates.iter().filter(|f| f.ends.is_some()).count();
         tracing::info!(
             generation = self.running.shared().snapshot().generation,
@@ -277,6 +385,7 @@ impl Control {
             },
             Call::Change { pool, endpoint, change } => self.change(&pool, &endpoint, &change, by),
             Call::Reset { pool, endpoint } => self.reset(&pool, endpoint.as_deref(), by),
+            Call::TakeOver(stream) => self.begin_take_over(stream, by),
             Call::Explain { listener, source } => {
                 match view::explain_in(&self.running.shared().snapshot(), &listener, source) {
                     Some(answer) => (200, answer),

@@ -82,8 +82,13 @@ fn reason(error: &std::io::Error) -> String {
     }
 }
 
+/// Whether the name of `path` is a pattern.
+pub(crate) fn is_pattern(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().any(|b| b"*?".contains(b)))
+}
+
 /// Whether `name` matches a pattern of `*` and `?`. Linear in each: on a mismatch only the last star gives way.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star = None;
     while n < name.len() {

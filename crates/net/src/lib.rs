@@ -3,12 +3,14 @@
 //! Sockets, pipes and socket options, through the safe wrappers of rustix, nix and socket2. No opinions: what to move, when
 //! and why is somebody else's.
 
+mod inherited;
 mod listener;
 mod pipe;
 mod process;
 mod socket;
 mod tcp_info;
 
+pub use inherited::{Inherited, receive_sockets, send_sockets};
 pub use listener::{
     BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix,
 };

@@ -124,14 +124,19 @@ impl Bound {
         Ok(())
     }
 
-    /// Gives the sockets that are open other options: for what they accept from now on.
+    /// Gives the sockets that are open other options than they have (`None` if nobody knows them): for what they accept
+    /// from now on.
     ///
     /// # Errors
     /// As the system says.
-    pub fn set_options(&self, options: &ListenOptions) -> io::Result<()> {
+    pub fn set_options(&self, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
         for socket in &self.sockets {
             if matches!(self.place, Place::Tcp(..)) {
                 options.socket.apply(&socket2::SockRef::from(socket))?;
+                if options.fast_open.is_some() || before.is_some_and(|b| b.fast_open.is_some()) {
+                    // A queue of length 0 takes no data with a SYN.
+                    setsockopt(&socket.as_fd(), FastOpen, &options.fast_open.unwrap_or(0))?;
+                }
             }
             rustix::net::listen(socket, queue(options.backlog))?;
         }

@@ -48,6 +48,11 @@ impl Checks {
         Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)) }
     }
 
+    /// Checks nothing any more.
+    pub(crate) fn stop(&mut self) {
+        self.tasks.clear();
+    }
+
     /// Checks what `snapshot` names, and nothing else: tasks of endpoints that stay go on, with what they know.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
         let mut before = std::mem::take(&mut self.tasks);

@@ -4,11 +4,14 @@
 //! from one worker to another, or to a successor of this process, and no connection is lost on the way.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use floodway_config::{Bind, Config, Listener};
-use floodway_net::{BindError, Bound, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix};
+use floodway_net::{
+    BindError, Bound, Inherited, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix,
+};
 
 use crate::StartError;
 use crate::translate;
@@ -36,7 +39,8 @@ enum Key {
 struct Group {
     key: Key,
     listener: Arc<str>,
-    options: ListenOptions,
+    /// As they were last set; `None` for sockets that somebody else opened.
+    options: Option<ListenOptions>,
     bound: Bound,
     /// By socket: its number, and the worker that accepts from it.
     doors: Vec<(DoorId, usize)>,
@@ -64,6 +68,7 @@ pub(crate) struct Moves {
 }
 
 /// Addresses that were bound for a new configuration and are not in use yet: dropped, nothing has happened.
+#[derive(Default)]
 pub(crate) struct Prepared {
     new: Vec<Group>,
 }
@@ -74,29 +79,35 @@ impl Doors {
         self.groups.iter().map(|g| (&*g.listener, &g.bound.place))
     }
 
-    /// Open files of control for them; workers hold as many again.
-    pub(crate) fn sockets(&self) -> usize {
-        self.groups.iter().map(|g| g.bound.sockets.len()).sum()
-    }
-
-    /// Binds what `config` asks for and is not there yet.
+    /// Binds what `config` asks for and is not there yet, or takes it from what is `inherited`.
     ///
     /// # Errors
     /// Names the listener and the address that cannot be had; nothing new stays bound.
-    pub(crate) fn prepare(&self, config: &Config, workers: usize) -> Result<Prepared, StartError> {
+    pub(crate) fn prepare(
+        &self,
+        config: &Config,
+        workers: usize,
+        inherited: &mut Inherited,
+    ) -> Result<Prepared, StartError> {
         let there: HashMap<&Key, &Group> = self.groups.iter().map(|g| (&g.key, g)).collect();
         let mut new = Vec::new();
         for listener in &config.listeners {
             for wanted in wanted(listener).filter(|w| !there.contains_key(&w.key)) {
-                let bound = self.open(&wanted, workers);
-                let bound = bound.map_err(|error| StartError::Bind { listener: listener.name.clone(), error })?;
-                let file = match &bound.place {
-                    Place::Unix(path) => SocketFile::of(path),
-                    Place::Tcp(..) => None,
+                let (bound, options, file) = match inherit(&wanted, &listener.name, inherited) {
+                    Some((bound, file)) => (bound, None, file),
+                    None => {
+                        let bound = self.open(&wanted, workers);
+                        let bound =
+                            bound.map_err(|error| StartError::Bind { listener: listener.name.clone(), error })?;
+                        let file = match &bound.place {
+                            Place::Unix(path) => SocketFile::of(path),
+                            Place::Tcp(..) => None,
+                        };
+                        (bound, Some(wanted.options), file)
+                    }
                 };
-                let Wanted { key, options, .. } = wanted;
                 let listener = listener.name.as_str().into();
-                new.push(Group { key, listener, options, bound, doors: Vec::new(), file });
+                new.push(Group { key: wanted.key, listener, options, bound, doors: Vec::new(), file });
             }
         }
         Ok(Prepared { new })
@@ -132,11 +143,11 @@ impl Doors {
                     group.listener = listener.name.as_str().into();
                     moves.leave.extend(group.doors.drain(..).map(|(id, worker)| (worker, id)));
                 }
-                if group.options != wanted.options {
-                    if let Err(error) = group.bound.set_options(&wanted.options) {
+                if group.options.as_ref() != Some(&wanted.options) {
+                    if let Err(error) = group.bound.set_options(group.options.as_ref(), &wanted.options) {
                         tracing::warn!(listener = listener.name, %error, "an option of the listening socket cannot be changed");
                     }
-                    group.options = wanted.options;
+                    group.options = Some(wanted.options);
                 }
                 self.groups.push(group);
             }
@@ -152,7 +163,9 @@ impl Doors {
     /// Gives every socket to one of `workers` workers, and each worker at least one of every address.
     fn deal(&mut self, workers: usize, moves: &mut Moves) {
         for group in &mut self.groups {
-            if let Err(error) = group.bound.grow(workers, &group.options) {
+            if let Some(options) = &group.options
+                && let Err(error) = group.bound.grow(workers, options)
+            {
                 // The workers that have none of it take nothing from it; the others do.
                 tracing::warn!(listener = &*group.listener, %error, "cannot open a socket for every worker");
             }
@@ -186,6 +199,24 @@ impl Doors {
         }
     }
 
+    /// No worker accepts any more; the sockets stay open, and who waits in their queues waits on.
+    pub(crate) fn leave(&mut self) -> Moves {
+        let mut moves = Moves::default();
+        for group in &mut self.groups {
+            moves.leave.extend(group.doors.drain(..).map(|(id, worker)| (worker, id)));
+        }
+        moves
+    }
+
+    /// A duplicate of every listening socket, with its listener's name.
+    ///
+    /// # Errors
+    /// If there is no room for so many open files.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let all = self.groups.iter().flat_map(|g| g.bound.sockets.iter().map(|s| (g.listener.to_string(), s)));
+        all.map(|(name, socket)| Ok((name, socket.try_clone()?))).collect()
+    }
+
     /// Closes all: what workers are to be told at the end.
     pub(crate) fn close(&mut self) -> Moves {
         let mut moves = Moves::default();
@@ -194,6 +225,23 @@ impl Doors {
             moves.files.extend(group.file);
         }
         moves
+    }
+}
+
+impl Prepared {
+    /// Sockets that wait to be used.
+    pub(crate) fn sockets(&self) -> usize {
+        self.new.iter().map(|g| g.bound.sockets.len()).sum()
+    }
+}
+
+/// What `wanted` is to have of what is inherited, with the file that is to be removed in the end.
+fn inherit(wanted: &Wanted<'_>, listener: &str, inherited: &mut Inherited) -> Option<(Bound, Option<SocketFile>)> {
+    match wanted.bind {
+        Bind::Tcp { address, .. } => {
+            inherited.take_tcp(listener, address.ip, wanted.port, &wanted.options).map(|bound| (bound, None))
+        }
+        Bind::Unix { path, .. } => inherited.take_unix(path),
     }
 }
 

@@ -73,10 +73,9 @@ impl Drains {
         self.listeners.retain(|task| !task.0.is_finished());
     }
 
-    /// Lets the sessions of a listener that is gone leave.
-    pub(crate) fn begin_listener(&mut self, name: &str, generation: u64, drain: Drain, workers: &Workers) {
-        let leaving = Leaving::Listener(name.to_owned(), generation);
-        let task = let_leave(leaving, drain, Reason::EndpointRemoved, workers.clone());
+    /// Lets the sessions of a listener leave that takes none any more.
+    pub(crate) fn begin_listener(&mut self, leaving: Leaving, drain: Drain, reason: Reason, workers: &Workers) {
+        let task = let_leave(leaving, drain, reason, workers.clone());
         self.listeners.push(Task(tokio::task::spawn_local(task).abort_handle()));
     }
 

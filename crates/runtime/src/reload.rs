@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use floodway_balance::Admin;
 use floodway_config::{Config, ObjectKind};
 use floodway_flow::Reason;
+use floodway_net::Inherited;
 
 use crate::by_hand::AllByHand;
-use crate::drain::{ask, close};
+use crate::drain::{Leaving, ask, close};
 use crate::server::{random, workers};
 use crate::session::{SessionId, SessionInfo};
 use crate::snapshot::{Pool, Snapshot};
@@ -95,7 +96,7 @@ impl Running {
         if count > self.shared.lanes {
             return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
         }
-        let prepared = self.doors.prepare(&config, count)?;
+        let prepared = self.doors.prepare(&config, count, &mut Inherited::default())?;
         self.grow_workers(count)?;
         let fates = self.preview(&config).await;
         let old = self.shared.snapshot();
@@ -142,7 +143,19 @@ impl Running {
         for gone in old.listeners.iter().filter(|l| !listeners.contains(l.name.as_str())) {
             let drain = old.pools.get(gone.forward.0).map(|p| p.drain);
             if let Some(drain) = drain {
-                self.drains.begin_listener(&gone.name, new.generation, drain, &self.workers);
+                let leaving = Leaving::Listener(gone.name.clone(), new.generation);
+                self.drains.begin_listener(leaving, drain, Reason::EndpointRemoved, &self.workers);
+            }
+        }
+    }
+
+    /// Every session leaves, as the `drain` of the pool that its listener forwards to says.
+    pub(crate) fn drain_all(&mut self) {
+        let snapshot = self.shared.snapshot();
+        for listener in &snapshot.listeners {
+            if let Some(pool) = snapshot.pools.get(listener.forward.0) {
+                let leaving = Leaving::Listener(listener.name.clone(), snapshot.generation + 1);
+                self.drains.begin_listener(leaving, pool.drain, Reason::Shutdown, &self.workers);
             }
         }
     }

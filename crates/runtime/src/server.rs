@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use floodway_config::Config;
 use floodway_flow::{Permits, Reason};
-use floodway_net::{BindError, PipeCap, Place, SocketFile};
+use floodway_net::{BindError, Inherited, PipeCap, SocketFile};
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::by_hand::AllByHand;
 use crate::checks::Checks;
 use crate::counters::Lanes;
-use crate::doors::{Doors, Moves};
+use crate::doors::{Doors, Moves, Prepared};
 use crate::drain::Drains;
 use crate::shared::Reloads;
 use crate::translate::Making;
@@ -59,30 +60,22 @@ pub struct Server {
     config: Config,
     workers: usize,
     open_files: u64,
-    doors: Doors,
-    first_moves: Moves,
+    prepared: Prepared,
 }
 
 impl Server {
-    /// Binds every address of `config`. `open_files` is the limit that sessions are counted from.
+    /// Binds every address of `config` that is not `inherited`. `open_files` is the limit that sessions are counted from.
     ///
     /// # Errors
     /// Names the listener and the address that could not be had; nothing stays bound.
-    pub fn bind(config: Config, open_files: u64) -> Result<Self, StartError> {
+    pub fn bind(config: Config, open_files: u64, inherited: &mut Inherited) -> Result<Self, StartError> {
         let workers = workers(&config);
-        let mut doors = Doors::default();
-        let prepared = doors.prepare(&config, workers)?;
-        let first_moves = doors.commit(prepared, &config, workers);
-        Ok(Self { config, workers, open_files, doors, first_moves })
+        let prepared = Doors::default().prepare(&config, workers, inherited)?;
+        Ok(Self { config, workers, open_files, prepared })
     }
 
-    /// Every listener's name and where it listens.
-    pub fn places(&self) -> impl Iterator<Item = (&str, &Place)> {
-        self.doors.places()
-    }
-
-    /// Starts the workers and the checks. Must be called on the control thread's event loop, which runs the checks.
-    /// `by_hand` is what was changed at run time before a restart.
+    /// Starts the workers and the checks; nobody accepts before [`Running::open_doors`]. Must be called on the control
+    /// thread's event loop, which runs the checks. `by_hand` is what was changed at run time before a restart.
     ///
     /// # Errors
     /// If the limit of open files carries no session, or a thread cannot be started.
@@ -129,7 +122,8 @@ impl Server {
                 thread.spawn(move || run(start, handler))
             }),
             pinned_to,
-            doors: self.doors,
+            doors: Doors::default(),
+            prepared: self.prepared,
             checks: Checks::new(budget.probes),
             drains: Drains::default(),
             budget,
@@ -138,7 +132,6 @@ impl Server {
             shared,
         };
         running.grow_workers(self.workers)?;
-        drop(running.carry_out(self.first_moves));
         running.checks.follow(&running.shared.snapshot());
         running.drain_what_is_withheld();
         Ok(running)
@@ -146,7 +139,7 @@ impl Server {
 
     fn budget(&self) -> Budget {
         let checked: usize = self.config.pools.iter().filter(|p| p.health.is_some()).map(|p| p.endpoints.len()).sum();
-        let listening = 2 * self.doors.sockets() as u64;
+        let listening = 2 * self.prepared.sockets() as u64;
         Budget::new(self.open_files, self.workers.max(cores()) as u64, listening, checked as u64)
     }
 }
@@ -184,6 +177,8 @@ pub struct Running {
     start_worker: StartWorker,
     pinned_to: Vec<usize>,
     pub(crate) doors: Doors,
+    /// What was bound at the start, until the doors are opened.
+    prepared: Prepared,
     pub(crate) checks: Checks,
     pub(crate) drains: Drains,
     pub(crate) budget: Budget,
@@ -249,25 +244,72 @@ impl Running {
         }
     }
 
+    /// Begins to accept, at the start or where [`Running::leave_doors`] ended it.
+    pub fn open_doors(&mut self) {
+        let prepared = std::mem::take(&mut self.prepared);
+        let moves = self.doors.commit(prepared, &self.config, workers(&self.config));
+        drop(self.carry_out(moves));
+    }
+
+    /// Accepts no more. The sockets stay open: who waits in their queues waits for whoever opens the doors, here or in
+    /// another process.
+    pub fn leave_doors(&mut self) {
+        let moves = self.doors.leave();
+        drop(self.carry_out(moves));
+    }
+
+    /// A duplicate of every listening socket, with its listener's name.
+    ///
+    /// # Errors
+    /// If there is no room for so many open files.
+    pub fn listening_sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.doors.duplicates()
+    }
+
     /// Ends in good order: not ready, `delay`, no more accepting, at most `timeout` for sessions to end by themselves, and
-    /// the rest is reset. Once `hurry` resolves the waiting is over.
-    pub async fn shut_down(mut self, delay: Duration, timeout: Duration, hurry: impl Future<Output = ()>) {
+    /// the rest is reset. Once `hurry` resolves the waiting is over. With `keep`, somebody else has the listening sockets
+    /// too: what waits in their queues, and socket files, are left to a successor.
+    pub async fn shut_down(mut self, delay: Duration, timeout: Duration, keep: bool, hurry: impl Future<Output = ()>) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let mut hurry = std::pin::pin!(hurry);
         let hurried = tokio::select! {
             () = tokio::time::sleep(delay) => false,
             () = &mut hurry => true,
         };
-        // Every worker takes what waits for it and closes its doors. Socket files go with them: a successor may bind its own
-        // while we drain.
-        let closing = self.doors.close();
-        self.carry_out(closing).await;
+        if keep {
+            self.leave_doors();
+            self.doors = Doors::default();
+        } else {
+            // Every worker takes what waits for it and closes its doors. Socket files go with them: a successor may bind
+            // its own while we drain.
+            let closing = self.doors.close();
+            self.carry_out(closing).await;
+        }
         if !hurried {
             tokio::select! {
                 _ = tokio::time::timeout(timeout, self.until_empty()) => {}
                 () = hurry => {}
             }
         }
+        self.end_workers();
+    }
+
+    /// Ends after another process has taken the doors: sessions leave as the `drain` of their pool says. Once `hurry`
+    /// resolves the waiting is over.
+    pub async fn retire(mut self, hurry: impl Future<Output = ()>) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.leave_doors();
+        self.doors = Doors::default();
+        self.checks.stop();
+        self.drain_all();
+        tokio::select! {
+            () = self.until_empty() => {}
+            () = hurry => {}
+        }
+        self.end_workers();
+    }
+
+    fn end_workers(self) {
         let (left, _) = self.shared.sessions();
         if left > 0 {
             tracing::warn!(sessions = left, "ending the sessions that are left");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_config::{Limits, OneText};
-use floodway_net::Place;
+use floodway_net::Inherited;
 use floodway_runtime::{Flow, Handler, Record, Server, SessionLog, TcpRelay};
 
 struct Silent;
@@ -59,10 +59,8 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
         echo()
     );
     let config = floodway_config::read(Path::new("f"), &OneText(text), &Limits::default()).unwrap().config;
-    let server = Server::bind(config, 1024).unwrap();
-    let Some((_, Place::Tcp(_, port))) = server.places().next() else { panic!("no port") };
-    let front = SocketAddr::from(([127, 0, 0, 1], *port));
-    let clients = move || {
+    let server = Server::bind(config, 1024, &mut Inherited::default()).unwrap();
+    let clients = |front: SocketAddr| {
         // One session lives through it all.
         let mut witness = TcpStream::connect(front).unwrap();
         let ping = |stream: &mut TcpStream| {
@@ -81,14 +79,16 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
     };
     std::panic::set_hook(Box::new(|_| {}));
     tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
-        let running = server.start(&Fragile, Arc::new(Silent), floodway_runtime::AllByHand::new()).unwrap();
-        let done = tokio::task::spawn_blocking(clients).await;
+        let mut running = server.start(&Fragile, Arc::new(Silent), floodway_runtime::AllByHand::new()).unwrap();
+        running.open_doors();
+        let front = running.places()[0].1.parse().unwrap();
+        let done = tokio::task::spawn_blocking(move || clients(front)).await;
         assert_eq!(running.shared().panics(), 1000);
         done.expect("the clients");
         let timeout = Duration::from_secs(10);
         while running.shared().sessions().0 > 0 {
             tokio::time::timeout(timeout, tokio::task::yield_now()).await.unwrap();
         }
-        running.shut_down(Duration::ZERO, timeout, std::future::pending()).await;
+        running.shut_down(Duration::ZERO, timeout, false, std::future::pending()).await;
     });
 }

@@ -140,6 +140,7 @@ impl Builder<'_> {
         let runtime = Runtime {
             workers: node.and_then(|n| n.integer("workers")),
             cpu_affinity: node.is_some_and(|n| n.is_on("cpu_affinity")),
+            fd_store: node.is_some_and(|n| n.is_on("fd_store")),
             max_sessions: node.and_then(|n| n.integer("max_sessions")),
             drain_delay: node.and_then(|n| n.duration("drain_delay")).unwrap_or(Duration::ZERO),
             drain_timeout: node.and_then(|n| n.duration("drain_timeout")).unwrap_or(Duration::from_secs(30)),

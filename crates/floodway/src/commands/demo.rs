@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use floodway_config::OneText;
 use floodway_flow::Reason;
+use floodway_net::Inherited;
 use floodway_runtime::{AllByHand, EndpointState, Event, Record, Running, Server, SessionLog, TcpRelay};
 use tokio::runtime::LocalRuntime;
 
@@ -73,7 +74,7 @@ async fn show(args: &DemoArgs) -> anyhow::Result<Report> {
     report.cut = ends.cut.load(Ordering::Relaxed);
     report.turned_away = ends.turned_away.load(Ordering::Relaxed);
     report.add_shares(&NAMES, &endpoints);
-    running.shut_down(Duration::ZERO, Duration::from_secs(2), std::future::pending()).await;
+    running.shut_down(Duration::ZERO, Duration::from_secs(2), false, std::future::pending()).await;
     Ok(report)
 }
 
@@ -97,7 +98,10 @@ fn balancer(text: String, ends: Arc<Ends>) -> anyhow::Result<Running> {
     let checked = super::read(Path::new("demo.yaml"), &OneText(text))
         .map_err(|rejected| anyhow!("{}", rejected.problems.render(&rejected.sources, false)))?;
     let open_files = floodway_net::raise_open_files().context("cannot read the limit of open files")?;
-    Ok(Server::bind(checked.config, open_files)?.start(&TcpRelay, ends, AllByHand::new())?)
+    let server = Server::bind(checked.config, open_files, &mut Inherited::default())?;
+    let mut running = server.start(&TcpRelay, ends, AllByHand::new())?;
+    running.open_doors();
+    Ok(running)
 }
 
 /// Counts ends that are not the clients' own doing. Relaxed: counts.

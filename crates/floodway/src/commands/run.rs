@@ -3,11 +3,15 @@
 use crate::Exit;
 use crate::cli::RunArgs;
 use crate::files::RealFiles;
-use crate::wire::Source;
+use crate::wire::{Source, Start};
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let files = RealFiles::patient();
     let read = super::read(&args.file.config, &files);
     let path = args.file.config.clone();
-    super::run_checked(read, Some(Source { path, files: files.asked.into_inner().into_iter().collect() }))
+    let start = match &args.take_over {
+        None => Start::Fresh,
+        Some(socket) => Start::TakeOver(socket.clone()),
+    };
+    super::run_checked(read, Some(Source { path, files: files.asked.into_inner().into_iter().collect() }), &start)
 }

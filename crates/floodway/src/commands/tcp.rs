@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{LogFormat, TcpArgs};
+use crate::wire::Start;
 
 pub(crate) fn run(args: &TcpArgs) -> anyhow::Result<Exit> {
-    super::run_checked(super::read(Path::new("command line"), &OneText(text(args))), None)
+    super::run_checked(super::read(Path::new("command line"), &OneText(text(args))), None, &Start::Fresh)
 }
 
 /// The arguments as a configuration.
