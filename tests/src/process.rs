@@ -234,6 +234,15 @@ impl Floodway {
         self.sessions.lock().expect("the sessions").clone()
     }
 
+    /// How many records of sessions are `so`.
+    ///
+    /// # Panics
+    /// If the thread that reads them has a fault.
+    #[must_use]
+    pub fn count_sessions(&self, so: impl Fn(&Value) -> bool) -> usize {
+        self.sessions.lock().expect("the sessions").iter().filter(|r| so(r)).count()
+    }
+
     /// Waits for a record of a session that `is` it.
     #[must_use]
     pub fn wait_session(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {

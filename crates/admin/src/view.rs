@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use floodway_config::{Config, ObjectKind, Op, Plan};
-use floodway_runtime::{ByHand, EndpointState, Fate, Pool, SessionInfo, Shared, Snapshot};
+use floodway_net::TcpFacts;
+use floodway_runtime::{ByHand, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -108,6 +109,45 @@ pub fn session(session: &SessionInfo) -> Value {
         "bytes_in": session.bytes_in,
         "bytes_out": session.bytes_out,
         "generation": session.generation,
+    })
+}
+
+/// All that is known of one session.
+#[must_use]
+pub fn session_detail(detail: &SessionDetail) -> Value {
+    let mut all = session(&detail.info);
+    let rounded = |rate: f64| rate.round();
+    all["rate_in"] = detail.rates.map(|(to_endpoint, _)| rounded(to_endpoint)).into();
+    all["rate_out"] = detail.rates.map(|(_, to_client)| rounded(to_client)).into();
+    all["tcp"] = json!({
+        "client": detail.facts.and_then(|f| f.client).map(tcp),
+        "endpoint": detail.facts.and_then(|f| f.endpoint).map(tcp),
+    });
+    all["why"] = detail.choice.as_ref().map_or(Value::Null, |choice| {
+        let named = |(name, address): &EndpointName| json!({ "endpoint": address.to_string(), "name": name });
+        let with = |mut value: Value, key: &str, more: Value| {
+            value[key] = more;
+            value
+        };
+        let candidates = choice.candidates.iter().map(|(e, weight)| with(named(e), "weight", (*weight).into()));
+        let excluded = choice.excluded.iter().map(|(e, why)| with(named(e), "reason", (*why).into()));
+        json!({
+            "algorithm": choice.algorithm,
+            "candidates": candidates.collect::<Vec<_>>(),
+            "excluded": excluded.collect::<Vec<_>>(),
+            "failed_before": choice.failed,
+        })
+    });
+    all
+}
+
+fn tcp(facts: TcpFacts) -> Value {
+    json!({
+        "rtt_seconds": seconds(facts.rtt),
+        "rtt_variance_seconds": seconds(facts.rtt_variance),
+        "retransmits": facts.retransmits,
+        "unacknowledged_segments": facts.unacknowledged_segments,
+        "unsent_bytes": facts.unsent_bytes,
     })
 }
 

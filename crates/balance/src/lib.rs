@@ -12,7 +12,7 @@ mod picker;
 mod pool;
 mod round_robin;
 
-pub use picker::{Exclusion, Explanation, Picker, Refusal, Tried};
+pub use picker::{Exclusion, Explanation, Field, Picker, Refusal, Tried};
 pub use pool::{Admin, Algorithm, EndpointSpec, Fitness, Health, Lease, Pool, PoolSpec};
 
 /// What an algorithm knows of an endpoint: its place in the pool, its weight and the sessions it carries.

@@ -1,5 +1,6 @@
 //! What one worker keeps of a pool, and the choice itself.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::pool::Entry;
@@ -25,6 +26,15 @@ pub struct Explanation {
     pub candidates: Vec<usize>,
     /// The others, and why not.
     pub excluded: Vec<(usize, Exclusion)>,
+}
+
+/// Who could be chosen at one moment, by health, weight and the operator's word, and who not. Limits come on top of it.
+#[derive(Debug, Default)]
+pub struct Field {
+    /// Endpoints that may be chosen, with their weights, in configured order.
+    pub eligible: Vec<(u32, u32)>,
+    /// The others, and why not.
+    pub excluded: Vec<(u32, Exclusion)>,
 }
 
 /// Why an endpoint is not chosen.
@@ -92,9 +102,9 @@ pub struct Picker {
     pool: Arc<Pool>,
     /// The pool's epoch that the rest was compiled at.
     epoch: u64,
-    /// Endpoints that may be chosen, with their weights, in configured order.
-    eligible: Vec<(u32, u32)>,
-    /// Their order of turns; each stands in it in proportion to its weight.
+    /// Shared with sessions, which can tell later why they went where they did.
+    field: Rc<Field>,
+    /// The order of turns; each endpoint stands in it in proportion to its weight.
     cycle: Vec<u32>,
 }
 
@@ -102,7 +112,7 @@ impl Picker {
     /// A view of `pool`, compiled at the first pick.
     #[must_use]
     pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, epoch: 0, eligible: Vec::new(), cycle: Vec::new() }
+        Self { pool, epoch: 0, field: Rc::default(), cycle: Vec::new() }
     }
 
     /// Chooses an endpoint that is not in `tried`, and counts the session there. `random` is fresh entropy, used by `p2c`.
@@ -111,7 +121,7 @@ impl Picker {
     /// Says which of three reasons left no endpoint.
     pub fn pick(&mut self, tried: &Tried, random: u64) -> Result<Lease, Refusal> {
         self.refresh();
-        if self.eligible.is_empty() {
+        if self.field.eligible.is_empty() {
             return Err(Refusal::NoneFit);
         }
         // A second try of one flow takes no turn from the next flow.
@@ -128,13 +138,19 @@ impl Picker {
         self.next_best(entry, tried, ticket)
     }
 
+    /// Whom the last pick could choose from.
+    #[must_use]
+    pub fn field(&self) -> &Rc<Field> {
+        &self.field
+    }
+
     /// What the next pick would do, without doing it.
     #[must_use]
     pub fn explain(&mut self) -> Explanation {
         self.refresh();
         let ticket = self.pool.ticket();
         let candidates: Vec<usize> =
-            self.eligible.iter().filter(|&&(i, _)| self.pool.has_room(i)).map(|&(i, _)| i as usize).collect();
+            self.field.eligible.iter().filter(|&&(i, _)| self.pool.has_room(i)).map(|&(i, _)| i as usize).collect();
         let endpoint = match self.pool.algorithm() {
             Algorithm::RoundRobin => self.next_turn(&Tried::default(), ticket),
             Algorithm::LeastConn => self.lightest(&Tried::default(), ticket),
@@ -144,18 +160,16 @@ impl Picker {
             [only] => Some(*only),
             _ => None,
         });
-        // Both are in the order of the pool.
-        let mut next = candidates.iter().peekable();
-        let excluded = (0..self.pool.len()).filter(|i| next.next_if_eq(&i).is_none());
-        let excluded = excluded.map(|i| (i, self.exclusion(i))).collect();
+        let full = self.field.eligible.iter().filter(|&&(i, _)| !self.pool.has_room(i));
+        let full = full.map(|&(i, _)| (i, Exclusion::Full));
+        let excluded = self.field.excluded.iter().copied().chain(full).map(|(i, why)| (i as usize, why));
+        let mut excluded: Vec<_> = excluded.collect();
+        excluded.sort_by_key(|&(i, _)| i);
         Explanation { endpoint, candidates, excluded }
     }
 
-    /// Why endpoint `index`, which is no candidate, is none.
+    /// Why endpoint `index`, which is not eligible, is not.
     fn exclusion(&self, index: usize) -> Exclusion {
-        if self.eligible.binary_search_by_key(&index, |&(i, _)| i as usize).is_ok() {
-            return Exclusion::Full;
-        }
         match (self.pool.admin(index), self.pool.health(index)) {
             (Admin::Drain, _) => Exclusion::Draining,
             (Admin::Disabled, _) => Exclusion::Disabled,
@@ -183,7 +197,7 @@ impl Picker {
                 Algorithm::LeastConn | Algorithm::P2c => self.lightest(tried, ticket),
             };
             let Some(index) = next else {
-                let untried = self.eligible.iter().any(|&(i, _)| !tried.has(i));
+                let untried = self.field.eligible.iter().any(|&(i, _)| !tried.has(i));
                 return Err(if untried { Refusal::Full } else { Refusal::AllTried });
             };
             match entry.lease(index) {
@@ -201,8 +215,8 @@ impl Picker {
     }
 
     fn lightest(&self, tried: &Tried, ticket: u64) -> Option<u32> {
-        let start = position(ticket, self.eligible.len());
-        let (before, after) = self.eligible.split_at(start.min(self.eligible.len()));
+        let start = position(ticket, self.field.eligible.len());
+        let (before, after) = self.field.eligible.split_at(start.min(self.field.eligible.len()));
         let open = after.iter().chain(before).filter(|&&(i, _)| !tried.has(i) && self.pool.has_room(i));
         least_conn::pick(open.map(|&(index, weight)| Candidate { index, weight, load: self.load(index) }))
     }
@@ -226,17 +240,22 @@ impl Picker {
     /// Fit endpoints; else unknown ones; else, if the pool says so, all that the operator has not withheld.
     fn compile(&mut self, epoch: u64) {
         self.epoch = epoch;
-        self.eligible = self.weights(Fitness::Fit);
-        if self.eligible.is_empty() {
-            self.eligible = self.weights(Fitness::Unknown);
+        let mut eligible = self.weights(Fitness::Fit);
+        if eligible.is_empty() {
+            eligible = self.weights(Fitness::Unknown);
         }
-        if self.eligible.is_empty() && self.pool.tries_all() {
-            self.eligible = self.weights(Fitness::Down);
+        if eligible.is_empty() && self.pool.tries_all() {
+            eligible = self.weights(Fitness::Down);
         }
         self.cycle = match self.pool.algorithm() {
-            Algorithm::RoundRobin | Algorithm::P2c => round_robin::cycle(&self.eligible),
+            Algorithm::RoundRobin | Algorithm::P2c => round_robin::cycle(&eligible),
             Algorithm::LeastConn => Vec::new(),
         };
+        // Both are in the order of the pool.
+        let mut next = eligible.iter().map(|&(i, _)| i).peekable();
+        let others = (0u32..).take(self.pool.len()).filter(|i| next.next_if_eq(i).is_none());
+        let excluded = others.map(|i| (i, self.exclusion(i as usize))).collect();
+        self.field = Rc::new(Field { eligible, excluded });
     }
 
     fn weights(&self, fitness: Fitness) -> Vec<(u32, u32)> {

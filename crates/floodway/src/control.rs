@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, SessionFilter, error, view};
 use floodway_config::{Checked, Plan, Rejected};
-use floodway_runtime::{ByHand, Running, SessionInfo};
+use floodway_runtime::{ByHand, Running, SessionDetail, SessionInfo};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -117,6 +117,13 @@ async fn read(path: PathBuf) -> Read {
     }
 }
 
+fn session(found: Option<SessionDetail>) -> Answer {
+    match found {
+        Some(session) => (200, view::session_detail(&session)),
+        None => error(404, "there is no such session, or it has ended"),
+    }
+}
+
 impl Control {
     pub(crate) fn new(
         running: Running,
@@ -184,11 +191,15 @@ impl Control {
                 () = self.watch.settled(), if self.checked.config.reload.watch => {
                     let _ = self.reload(None, None).await;
                 }
-                Some(Asked { call, by, answer }) = asked.recv() => {
-                    let said = self.carry_out(call, by).await;
-                    // Whoever asked may have gone.
-                    let _ = answer.send(said);
-                }
+                // Whoever asked may have gone when there is an answer.
+                Some(Asked { call, by, answer }) = asked.recv() => match call {
+                    Call::Session(id) => {
+                        // It takes its time, and nobody waits for it.
+                        let look = self.running.look_at(id);
+                        tokio::task::spawn_local(async move { drop(answer.send(session(look.await))) });
+                    }
+                    call => drop(answer.send(self.carry_out(call, by).await)),
+                },
                 Some(step) = self.steps.recv() => if self.carry_on(step) { return End::Replaced },
                 () = tokio::time::sleep(timer) => self.on_time().await,
             }
@@ -353,10 +364,7 @@ impl Control {
         match call {
             Call::Status => (200, self.status()),
             Call::Sessions(filter) => self.sessions(&filter).await,
-            Call::Session(id) => match self.running.session(id).await {
-                Some(session) => (200, view::session(&session)),
-                None => error(404, "there is no such session, or it has ended"),
-            },
+            Call::Session(id) => session(self.running.look_at(id).await),
             Call::Close(id) => match self.running.close(id).await {
                 true => {
                     tracing::info!(session = %id, uid = by.uid, "session closed by hand");

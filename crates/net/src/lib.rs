@@ -20,3 +20,4 @@ pub use process::{
     without_huge_pages,
 };
 pub use socket::{Connecting, Keepalive, Peer, Socket, SocketOptions, Target};
+pub use tcp_info::TcpFacts;

@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::Pipe;
-use crate::tcp_info::{GetTcpInfo, TCP_CLOSE};
+use crate::tcp_info::{GetTcpInfo, TCP_CLOSE, TcpFacts};
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +192,13 @@ impl Socket {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.is_tcp && nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo).is_ok_and(|info| info.state == TCP_CLOSE)
+    }
+
+    /// What the kernel knows of the connection; `None` for a unix socket.
+    #[must_use]
+    pub fn facts(&self) -> Option<TcpFacts> {
+        let info = self.is_tcp.then(|| nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo));
+        info?.ok().as_ref().map(TcpFacts::from)
     }
 
     /// Makes the close, when this is dropped, a reset: what is still queued either way is dropped, and the peer sees an error,

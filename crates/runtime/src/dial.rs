@@ -39,7 +39,12 @@ pub(crate) async fn dial(context: &Context, session: &Session) -> Result<(Socket
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
 fn choose(context: &Context, session: &Session, tried: &Tried) -> Result<Lease, Reason> {
     loop {
-        let picked = session.picker().pick(tried, context.random());
+        let mut picker = session.picker();
+        let picked = picker.pick(tried, context.random());
+        if picked.is_ok() {
+            session.chosen_from(picker.field());
+        }
+        drop(picker);
         match (picked, session.pool().fallback) {
             (Ok(lease), _) => return Ok(lease),
             // Once an endpoint was tried the session stays with its pool: the next index would name another server.

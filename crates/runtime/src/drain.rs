@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use floodway_balance as balance;
 use floodway_config::Drain;
 use floodway_flow::Reason;
 use tokio::sync::oneshot;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::server::{Workers, random};
 use crate::session::{Session, SessionId};
-use crate::snapshot::Stats;
+use crate::snapshot::{Pool, Stats};
 use crate::worker::Mail;
 
 /// Between two looks at who is still there.
@@ -22,8 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Which sessions are to leave.
 #[derive(Clone)]
 pub(crate) enum Leaving {
-    /// Those at the endpoint that counts there.
-    Endpoint(Arc<Stats>),
+    /// Those at an endpoint: what it counts in, and its place in a pool that has it.
+    Endpoint(Arc<Stats>, Arc<balance::Pool>, usize),
     /// Those that began before this generation at a listener of this name, which is gone.
     Listener(String, u64),
 }
@@ -31,8 +32,16 @@ pub(crate) enum Leaving {
 impl Leaving {
     fn holds(&self, session: &Session) -> bool {
         match self {
-            Self::Endpoint(stats) => session.is_at(stats),
+            Self::Endpoint(stats, ..) => session.is_at(stats),
             Self::Listener(name, generation) => session.listener().name == *name && session.generation() < *generation,
+        }
+    }
+
+    /// Whether somebody is just being connected: it will be seen at the next look.
+    fn awaits(&self) -> bool {
+        match self {
+            Self::Endpoint(_, pool, index) => pool.sessions(*index) > 0,
+            Self::Listener(..) => false,
         }
     }
 }
@@ -58,11 +67,12 @@ fn key(stats: &Arc<Stats>) -> usize {
 
 impl Drains {
     /// Lets the sessions at an endpoint leave; once only, until it is called off.
-    pub(crate) fn begin(&mut self, stats: &Arc<Stats>, drain: Drain, reason: Reason, workers: &Workers) {
+    pub(crate) fn begin(&mut self, pool: &Pool, index: usize, drain: Drain, reason: Reason, workers: &Workers) {
+        let stats = &pool.endpoints[index].stats;
         if self.endpoints.get(&key(stats)).is_some_and(|task| !task.0.is_finished()) {
             return;
         }
-        let leaving = Leaving::Endpoint(Arc::clone(stats));
+        let leaving = Leaving::Endpoint(Arc::clone(stats), Arc::clone(&pool.balance), index);
         let task = tokio::task::spawn_local(let_leave(leaving, drain, reason, workers.clone()));
         self.endpoints.insert(key(stats), Task(task.abort_handle()));
     }
@@ -90,9 +100,12 @@ async fn let_leave(leaving: Leaving, drain: Drain, reason: Reason, workers: Work
     // Closes stand at even distances, each moved by up to half of one, so that clients do not come back in step.
     let distance = drain.close_rate.map(|(count, per)| per / count.max(1));
     let mut next = Instant::now();
+    let mut empty_looks = 0;
     loop {
         let mut left = sessions(&workers, &leaving).await;
-        if left.is_empty() {
+        // A worker may have chosen the endpoint just before it was withheld: only a second look sees that.
+        empty_looks = if left.is_empty() && !leaving.awaits() { empty_looks + 1 } else { 0 };
+        if empty_looks == 2 {
             return;
         }
         left.sort_by_key(|&(idle, id)| (std::cmp::Reverse(idle), id));

@@ -1,6 +1,6 @@
 //! Changes by hand: an endpoint's state and weight, one session's end; and the answer to why a connection goes where it goes.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use floodway_balance::{Explanation, Picker};
 use floodway_config::{Config, PoolId};
@@ -9,9 +9,26 @@ use floodway_flow::Reason;
 use crate::by_hand::{AllByHand, ByHand};
 use crate::drain::ask;
 use crate::server::random;
-use crate::session::{SessionId, SessionInfo};
+use crate::session::{Choice, Facts, SessionId, SessionInfo};
 use crate::translate::Making;
+use crate::worker::Context;
 use crate::{Running, Snapshot};
+
+/// The time that a rate is measured over.
+const RATE_TIME: Duration = Duration::from_millis(300);
+
+/// All that is known of a session.
+#[derive(Clone, Debug)]
+pub struct SessionDetail {
+    /// What lists show.
+    pub info: SessionInfo,
+    /// Why it is where it is; `None` until an endpoint is chosen.
+    pub choice: Option<Choice>,
+    /// What the kernel knows of its connections; `None` unless both are there.
+    pub facts: Option<Facts>,
+    /// Bytes a second to the endpoint and to the client, now; `None` if it ended meanwhile.
+    pub rates: Option<(f64, f64)>,
+}
 
 impl Running {
     /// What was changed by hand and holds.
@@ -55,18 +72,26 @@ impl Running {
         self.by_hand.iter().filter_map(|(place, h)| Some((place.clone(), holds(h)?))).collect()
     }
 
-    /// One live session.
-    pub async fn session(&self, id: SessionId) -> Option<SessionInfo> {
-        let found = ask(&self.workers, move |context| {
-            let (now, mut found) = (context.shared.now(), None);
-            context.sessions.each(|s| {
-                if s.id() == id {
-                    found = Some(s.info(now));
-                }
+    /// One live session, looked at for some tenths of a second; `None` if there is none of that name.
+    pub fn look_at(&self, id: SessionId) -> impl Future<Output = Option<SessionDetail>> + 'static {
+        let workers = self.workers.clone();
+        let look = move |context: &Context| {
+            let now = context.shared.now();
+            (context.worker == id.worker()).then(|| context.sessions.look_at(id, now)).flatten()
+        };
+        async move {
+            let (info, choice, told) = ask(&workers, look).await.into_iter().flatten().next()?;
+            tokio::time::sleep(RATE_TIME).await;
+            // Told long ago, or never.
+            let facts = tokio::time::timeout(Duration::ZERO, told).await.ok().and_then(Result::ok);
+            let later = ask(&workers, look).await.into_iter().flatten().next();
+            let rates = later.map(|(later, ..)| {
+                let seconds = later.age.saturating_sub(info.age).as_secs_f64();
+                let rate = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds.max(1e-9);
+                (rate(info.bytes_in, later.bytes_in), rate(info.bytes_out, later.bytes_out))
             });
-            found
-        });
-        found.await.into_iter().flatten().next()
+            Some(SessionDetail { info, choice, facts, rates })
+        }
     }
 
     /// Ends one session; false if there is none of that name.

@@ -135,8 +135,8 @@ impl Running {
         let new_pools: HashMap<&str, &Arc<Pool>> = new.pools.iter().map(|p| (p.name.as_str(), p)).collect();
         for pool in &old.pools {
             let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
-            for endpoint in pool.endpoints.iter().filter(|e| !stay.contains(&Arc::as_ptr(&e.stats))) {
-                self.drains.begin(&endpoint.stats, drain, Reason::EndpointRemoved, &self.workers);
+            for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
+                self.drains.begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
@@ -168,7 +168,7 @@ impl Running {
                 match pool.balance.admin(i) {
                     Admin::Enabled => self.drains.call_off(&endpoint.stats),
                     Admin::Drain | Admin::Disabled => {
-                        self.drains.begin(&endpoint.stats, pool.drain, Reason::Drained, &self.workers);
+                        self.drains.begin(pool, i, pool.drain, Reason::Drained, &self.workers);
                     }
                 }
             }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use floodway_balance::Picker;
+use floodway_balance::{Field, Picker};
 use floodway_config::{Address, PoolId};
 use floodway_flow::{Direction, Reason};
-use floodway_net::Peer;
+use floodway_net::{Peer, TcpFacts};
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::counters::{Lanes, Traffic};
 use crate::handler::Room;
@@ -113,6 +113,15 @@ pub trait SessionLog: Send + Sync + 'static {
     }
 }
 
+/// What a session's task is told from outside.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Nothing,
+    /// Say what the kernel knows of both connections.
+    Tell,
+    End(Reason),
+}
+
 /// A live session. Only its worker touches it.
 pub(crate) struct Session {
     id: SessionId,
@@ -131,8 +140,10 @@ pub(crate) struct Session {
     /// When a byte was last passed on.
     touched: Cell<Duration>,
     error: RefCell<Option<String>>,
-    /// Set from outside to end it; the waker is its task's.
-    abort: Cell<Option<Reason>>,
+    /// Whom its endpoint was chosen from.
+    field: RefCell<Option<Rc<Field>>>,
+    /// Set from outside; the waker is its task's.
+    told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
     /// When its task is to be woken because of the time.
     due: Cell<Duration>,
@@ -203,10 +214,28 @@ impl Session {
 
     /// Asks the session to end; its task sees it at once.
     pub(crate) fn abort(&self, reason: Reason) {
-        self.abort.set(Some(reason));
+        self.told.set(Told::End(reason));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Its endpoint was chosen from `field`.
+    pub(crate) fn chosen_from(&self, field: &Rc<Field>) {
+        *self.field.borrow_mut() = Some(Rc::clone(field));
+    }
+
+    /// Whether somebody wants to know what [`Sessions::answer`] takes. Once.
+    pub(crate) fn is_asked(&self) -> bool {
+        let is_asked = matches!(self.told.get(), Told::Tell);
+        if is_asked {
+            self.told.set(Told::Nothing);
+        }
+        is_asked
     }
 
     /// Has its task woken at `time`, or a beat later ([`Sessions::beat`]); `None` is never. It may be told anew as often as
@@ -222,7 +251,7 @@ impl Session {
 
     /// Whether it was asked to end. Registers the task to be woken when it is.
     pub(crate) fn poll_aborted(&self, waker: &Waker) -> Poll<Reason> {
-        if let Some(reason) = self.abort.get() {
+        if let Told::End(reason) = self.told.get() {
             return Poll::Ready(reason);
         }
         let mut stored = self.waker.borrow_mut();
@@ -248,6 +277,19 @@ impl Session {
             bytes_out: self.to_client.get(),
             generation: self.view.snapshot.generation,
         }
+    }
+
+    /// Why it is where it is; `None` until an endpoint is chosen.
+    fn choice(&self) -> Option<Choice> {
+        let field = self.field.borrow().clone()?;
+        let endpoints = &self.pool().endpoints;
+        let named = |i: u32| endpoints.get(i as usize).map(|e| (e.name.clone(), e.address.clone()));
+        Some(Choice {
+            algorithm: self.pool().balance.algorithm().as_str(),
+            candidates: field.eligible.iter().filter_map(|&(i, weight)| Some((named(i)?, weight))).collect(),
+            excluded: field.excluded.iter().filter_map(|&(i, why)| Some((named(i)?, why.as_str()))).collect(),
+            failed: self.error.borrow().clone(),
+        })
     }
 
     /// Whether it is at the endpoint that counts in `stats`.
@@ -317,6 +359,31 @@ pub struct SessionInfo {
     pub generation: u64,
 }
 
+/// The name and the address of an endpoint.
+pub type EndpointName = (String, Address);
+
+/// Why a session went to its endpoint: what was known when it was chosen.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// How it was chosen.
+    pub algorithm: &'static str,
+    /// From whom, with their weights.
+    pub candidates: Vec<(EndpointName, u32)>,
+    /// Who could not be chosen, and why.
+    pub excluded: Vec<(EndpointName, &'static str)>,
+    /// The last connect that failed before.
+    pub failed: Option<String>,
+}
+
+/// What the kernel knows of both connections of a session; `None` for unix sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Of the client's.
+    pub client: Option<TcpFacts>,
+    /// Of the endpoint's.
+    pub endpoint: Option<TcpFacts>,
+}
+
 /// Records of ended sessions that a worker keeps for the next ones.
 const MOST_SPARE: usize = 64;
 /// Records written before other tasks of the worker have their turn.
@@ -329,6 +396,8 @@ pub(crate) struct Sessions {
     /// Ended ones, whose memory the next ones take: a connection allocates nothing for its record.
     spare: RefCell<Vec<Rc<Session>>>,
     opened: Cell<u64>,
+    /// Who waits to be told of a session, by its number.
+    questions: RefCell<Vec<(u64, oneshot::Sender<Facts>)>>,
     /// Told when there is a session again.
     first: Notify,
 }
@@ -393,6 +462,36 @@ impl Sessions {
         })
     }
 
+    /// One session, why it is where it is, and what will be told of its connections if it has any by now.
+    pub(crate) fn look_at(
+        &self,
+        id: SessionId,
+        now: Duration,
+    ) -> Option<(SessionInfo, Option<Choice>, oneshot::Receiver<Facts>)> {
+        let live = self.live.borrow();
+        let (_, session) = live.iter().find(|(_, session)| session.id == id)?;
+        let (tell, told) = oneshot::channel();
+        // One that is being connected has nothing to tell, and might never answer.
+        if session.endpoint.get().is_some() && !matches!(session.told.get(), Told::End(_)) {
+            let mut questions = self.questions.borrow_mut();
+            questions.retain(|(_, waiting)| !waiting.is_closed());
+            questions.push((id.number, tell));
+            session.told.set(Told::Tell);
+            session.wake();
+        }
+        Some((session.info(now), session.choice(), told))
+    }
+
+    /// Tells those who asked for it.
+    pub(crate) fn answer(&self, session: &Session, facts: Facts) {
+        let asked =
+            self.questions.borrow_mut().extract_if(.., |(number, _)| *number == session.id.number).collect::<Vec<_>>();
+        for (_, tell) in asked {
+            // Whoever asked may have gone.
+            let _ = tell.send(facts);
+        }
+    }
+
     /// Looks at every session.
     pub(crate) fn each(&self, mut look: impl FnMut(&Session)) {
         self.live.borrow().iter().for_each(|(_, session)| look(session));
@@ -440,7 +539,8 @@ impl Registered {
             to_client: Cell::new(0),
             touched: Cell::new(accepted),
             error: RefCell::new(None),
-            abort: Cell::new(None),
+            field: RefCell::new(None),
+            told: Cell::new(Told::Nothing),
             waker: RefCell::new(None),
             due: Cell::new(Duration::MAX),
         });

@@ -155,10 +155,37 @@ fn sessions_text(s: &Value) -> String {
 }
 
 pub(crate) fn session(args: &SessionArgs) -> Done {
-    show(client(&args.live)?.get(&format!("/v1/sessions/{}", part(&args.id)))?, args.live.json, |one| {
-        let members = one.as_object().into_iter().flatten();
-        members.map(|(key, value)| format!("{key:<16} {}\n", word(value))).collect()
-    })
+    show(client(&args.live)?.get(&format!("/v1/sessions/{}", part(&args.id)))?, args.live.json, session_text)
+}
+
+fn session_text(one: &Value) -> String {
+    let mut out = String::new();
+    let members = one.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
+    members.for_each(|(key, value)| out.push_str(&format!("{key:<16} {}\n", word(value))));
+    for (side, facts) in one["tcp"].as_object().into_iter().flatten().filter(|(_, facts)| facts.is_object()) {
+        let _ = writeln!(
+            out,
+            "{side} TCP: round trip {} s ± {} s, {} retransmits, {} segments unacknowledged, {} bytes unsent",
+            facts["rtt_seconds"],
+            facts["rtt_variance_seconds"],
+            facts["retransmits"],
+            facts["unacknowledged_segments"],
+            facts["unsent_bytes"]
+        );
+    }
+    let why = &one["why"];
+    if why.is_object() {
+        let candidates: Vec<String> =
+            list(why, "candidates").map(|c| format!("{} (weight {})", word(&c["name"]), c["weight"])).collect();
+        let _ = writeln!(out, "why: {} among {}", word(&why["algorithm"]), candidates.join(", "));
+        for excluded in list(why, "excluded") {
+            let _ = writeln!(out, "not {}: {}", word(&excluded["name"]), word(&excluded["reason"]));
+        }
+        if let Some(failed) = why["failed_before"].as_str() {
+            let _ = writeln!(out, "failed before: {failed}");
+        }
+    }
+    out
 }
 
 pub(crate) fn close(args: &CloseArgs) -> Done {

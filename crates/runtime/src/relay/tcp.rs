@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::counters::{Bytes, Failure, Serving};
 use crate::dial::dial;
 use crate::handler::{Flow, Handler};
-use crate::session::Session;
+use crate::session::{Facts, Session};
 use crate::snapshot::Listener;
 use crate::worker::Context;
 
@@ -132,6 +132,10 @@ impl<'a> Pump<'a> {
         if let Poll::Ready(reason) = self.session.poll_aborted(cx.waker()) {
             self.duplex.abort(reason);
             return Poll::Ready(());
+        }
+        if self.session.is_asked() {
+            let facts = Facts { client: self.client.facts(), endpoint: self.endpoint.facts() };
+            self.context.sessions.answer(self.session, facts);
         }
         let now = self.context.shared.now();
         if self.session.is_due(now) {
