@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -58,6 +60,8 @@ pub struct Options {
     pub open_files: Option<u64>,
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
+    /// The number of the user that it runs as; needs root.
+    pub user: Option<u32>,
     /// A program that runs it, with its arguments.
     pub under: Vec<String>,
     /// More words after `run -c FILE`.
@@ -99,8 +103,13 @@ impl Floodway {
     #[must_use]
     pub fn start_with(config: &str, options: &Options) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
-        std::fs::write(folder.path().join("floodway.yaml"), complete(config, folder.path()))
-            .expect("the configuration");
+        let file = folder.path().join("floodway.yaml");
+        std::fs::write(&file, complete(config, folder.path())).expect("the configuration");
+        if options.user.is_some() {
+            for path in [folder.path(), &file] {
+                std::os::unix::fs::chown(path, options.user, options.user).expect("to be root");
+            }
+        }
         let mut floodway = Self::spawn(folder, options);
         floodway.wait_until_ready();
         floodway
@@ -129,6 +138,9 @@ impl Floodway {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["run", "-c"]).arg(folder.path().join("floodway.yaml")).args(&options.args);
         command.envs(options.env.iter().cloned());
+        if let Some(user) = options.user {
+            command.uid(user).gid(user);
+        }
         if !options.passed.is_empty() {
             let names: Vec<&str> = options.passed.iter().map(|(name, _)| name.as_str()).collect();
             command.env("LISTEN_FDS", options.passed.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
@@ -156,6 +168,12 @@ impl Floodway {
             );
             std::thread::park_timeout(Duration::from_millis(2));
         }
+    }
+
+    /// The folder of its configuration.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Its configuration file.
@@ -202,6 +220,23 @@ impl Floodway {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {} {said}", output.status);
         serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Asks its admin API: the status of HTTP and the body.
+    ///
+    /// # Panics
+    /// If it does not answer with JSON.
+    #[must_use]
+    pub fn api(&self, method: &str, path: &str) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.admin_socket()).expect("the admin socket");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        (status, serde_json::from_str(body).expect("JSON"))
     }
 
     /// Its process.

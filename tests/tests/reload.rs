@@ -120,57 +120,144 @@ fn ids(sessions: &Value) -> BTreeSet<String> {
     sessions.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
 }
 
+/// What a scenario starts from: three endpoints, a second pool, and a list that `access` names.
+fn before(port: u16, all: &[String]) -> String {
+    config(
+        port,
+        all,
+        &format!(
+            "    drain: {{ timeout: 1s }}\n  q: {{ endpoints: [{}], drain: {{ timeout: 1s }} }}\nlists: {{ bad: [192.0.2.0/24] }}\nruntime: {{ workers: 2 }}\nreload: {{ watch: off }}\n",
+            all[0]
+        ),
+    )
+    .replace("forward: p }", "forward: p, access: { deny: [bad] } }")
+    .replace(&format!("\"127.0.0.1:{port}\""), &format!("[\"127.0.0.1:{port}\"]"))
+}
+
+/// What sessions the change of a scenario takes.
+#[derive(Clone, Copy, PartialEq)]
+enum Takes {
+    None,
+    /// Those at so many of the three endpoints, as `drain` says.
+    Endpoints(usize),
+    All,
+    AllAtOnce,
+}
+
 /// `plan` names the sessions that the following `reload` ends or lets leave, and no other.
 #[test]
 fn the_plan_is_what_happens() {
     let backends: Vec<Backend> = (0..3).map(|_| Backend::echo()).collect();
-    let port = free_port();
     let all: Vec<String> = backends.iter().enumerate().map(|(i, b)| endpoint(&format!("b{i}"), b.address())).collect();
-    let timeout = "    drain: { timeout: 1s }\nruntime: { workers: 2 }\n";
-    let start = config(port, &all, timeout);
-    let denying = start.replace("forward: p }", "forward: p, access: { deny: [127.0.0.1] } }");
-    let disabled = start.replace("name: b1,", "name: b1, state: disabled,");
-    let renamed = start.replace("  l: {", "  m: {");
+    let three = all.join(", ");
+    let only = |which: &[usize]| which.iter().map(|&i| all[i].clone()).collect::<Vec<_>>().join(", ");
+    let other = Backend::echo();
+    let moved = endpoint("b1", other.address());
+    let replace = |from: &str, to: &str| {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        Box::new(move |text: &str| {
+            assert!(text.contains(&from), "{from} is not in {text}");
+            text.replacen(&from, &to, 1)
+        }) as Box<dyn Fn(&str) -> String + Send + Sync>
+    };
+    let spare = free_port();
     let scenarios = [
-        ("an endpoint goes", config(port, &all[..2], timeout), false),
-        ("two endpoints go", config(port, &all[2..], timeout), false),
-        ("weights change", start.replace("name: b1,", "name: b1, weight: 7,"), false),
-        ("an endpoint is disabled", disabled, false),
-        ("the clients may not come any more", denying, true),
-        ("the listener has another name", renamed, false),
-        ("the order changes", config(port, &[all[2].clone(), all[0].clone(), all[1].clone()], timeout), false),
+        ("an endpoint goes", replace(&three, &only(&[0, 1])), Takes::Endpoints(1)),
+        ("two endpoints go", replace(&three, &only(&[2])), Takes::Endpoints(2)),
+        (
+            "an endpoint has another address",
+            replace(&three, &[all[0].as_str(), &moved, &all[2]].join(", ")),
+            Takes::Endpoints(1),
+        ),
+        ("an endpoint is disabled", replace("name: b1,", "name: b1, state: disabled,"), Takes::Endpoints(1)),
+        ("an endpoint is drained", replace("name: b2,", "name: b2, state: drain,"), Takes::Endpoints(1)),
+        ("an endpoint has another name", replace("name: b1,", "name: b9,"), Takes::None),
+        (
+            "the order and a weight change",
+            replace(&three, &only(&[2, 0, 1]).replace("name: b0,", "name: b0, weight: 9,")),
+            Takes::None,
+        ),
+        ("weights change", replace("name: b1,", "name: b1, weight: 7,"), Takes::None),
+        ("a weight is 0", replace("name: b1,", "name: b1, weight: 0,"), Takes::None),
+        ("an endpoint comes", replace(&three, &format!("{three}, {}", endpoint("b3", other.address()))), Takes::None),
+        ("the clients may not come any more", replace("deny: [bad]", "deny: [bad, 127.0.0.1]"), Takes::AllAtOnce),
+        ("only others may come", replace("deny: [bad]", "allow: [192.0.2.0/24]"), Takes::AllAtOnce),
+        (
+            "the peers may not come any more",
+            replace("access: { deny: [bad] }", "peer_access: { deny: [127.0.0.0/8] }"),
+            Takes::AllAtOnce,
+        ),
+        (
+            "a list names the clients",
+            replace("bad: [192.0.2.0/24]", "bad: [192.0.2.0/24, 127.0.0.1]"),
+            Takes::AllAtOnce,
+        ),
+        ("the listener has another name", replace("  l: {", "  m: {"), Takes::All),
+        ("the listener forwards to another pool", replace("forward: p", "forward: q"), Takes::None),
+        (
+            "the listener has one more address",
+            replace("bind: [", &format!("bind: [\"127.0.0.1:{spare}\", ")),
+            Takes::None,
+        ),
+        ("the algorithm changes", replace("    endpoints:", "    balance: least_conn\n    endpoints:"), Takes::None),
+        (
+            "limits and timeouts change",
+            replace("    endpoints:", "    timeouts: { connect: 9s }\n    limits: { sessions: 5 }\n    endpoints:"),
+            Takes::None,
+        ),
+        ("there are fewer workers", replace("workers: 2", "workers: 1"), Takes::None),
+        ("checks come", replace("    endpoints:", "    health: { check: tcp }\n    endpoints:"), Takes::None),
+        (
+            "a pool that nobody uses goes",
+            Box::new(|text: &str| {
+                let (head, tail) = text.split_once("  q:").unwrap();
+                format!("{head}{}", &tail[tail.find("lists:").unwrap()..])
+            }),
+            Takes::None,
+        ),
     ];
-    for (what, next, at_once) in scenarios {
-        let floodway = Floodway::start(&start);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut held: Vec<TcpStream> = (0..12).map(|_| connect(address).unwrap()).collect();
-        for stream in &mut held {
-            stream.write_all(b"x").unwrap();
-            stream.read_exact(&mut [0]).unwrap();
+    std::thread::scope(|scope| {
+        for (what, change, takes) in &scenarios {
+            let all = &all;
+            scope.spawn(move || the_plan_holds(what, all, change.as_ref(), *takes));
         }
-        let live = |floodway: &Floodway| -> BTreeSet<String> {
-            let sessions = floodway.ask(&["sessions", "--limit", "1000"]);
-            sessions["sessions"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
-        };
-        let before = live(&floodway);
-        assert_eq!(before.len(), held.len());
-        // The watch would apply it before it is asked about.
-        let elsewhere = floodway.config_file().with_file_name("next.yaml");
-        let text = std::fs::read_to_string(floodway.config_file()).unwrap();
-        std::fs::write(&elsewhere, text.replace(&start, &next)).unwrap();
-        let file = elsewhere.display().to_string();
-        let plan = floodway.ask(&["plan", "-c", &file]);
-        let named: BTreeSet<_> =
-            ids(&plan["sessions"]["ends"]).union(&ids(&plan["sessions"]["drains"])).cloned().collect();
-        assert_eq!(ids(&plan["sessions"]["ends"]).is_empty(), !at_once, "{what}: {plan:#}");
-        let done = floodway.ask(&["reload", "-c", &file]);
-        assert_eq!(done["sessions"], plan["sessions"], "{what}");
-        let left: BTreeSet<_> = before.difference(&named).cloned().collect();
-        wait_until(|| format!("{what}: {:?} instead of {left:?}", live(&floodway)), SOON, || live(&floodway) == left);
-        // Nothing else goes after that.
-        std::thread::sleep(Duration::from_millis(1500));
-        assert_eq!(live(&floodway), left, "{what}");
+    });
+}
+
+fn the_plan_holds(what: &str, all: &[String], change: &(dyn Fn(&str) -> String + Send + Sync), takes: Takes) {
+    let port = free_port();
+    let start = before(port, all);
+    let floodway = Floodway::start(&start);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut held: Vec<TcpStream> = (0..12).map(|_| connect(address).unwrap()).collect();
+    for stream in &mut held {
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
     }
+    let live = || -> BTreeSet<String> {
+        let sessions = floodway.ask(&["sessions", "--limit", "1000"]);
+        sessions["sessions"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = live();
+    assert_eq!(before.len(), held.len());
+    floodway.write_config(&change(&start));
+    let plan = floodway.ask(&["plan"]);
+    assert!(plan["changes"].as_array().is_some_and(|c| !c.is_empty()), "{what}");
+    let (ends, drains) = (ids(&plan["sessions"]["ends"]), ids(&plan["sessions"]["drains"]));
+    let expected = match takes {
+        Takes::None => (0, 0),
+        Takes::Endpoints(n) => (0, 4 * n),
+        Takes::All => (0, 12),
+        Takes::AllAtOnce => (12, 0),
+    };
+    assert_eq!((ends.len(), drains.len()), expected, "{what}: {plan:#}");
+    let done = floodway.ask(&["reload"]);
+    assert_eq!(done["sessions"], plan["sessions"], "{what}");
+    let left: BTreeSet<_> = before.iter().filter(|id| !ends.contains(*id) && !drains.contains(*id)).cloned().collect();
+    wait_until(|| format!("{what}: {:?} instead of {left:?}", live()), SOON, || live() == left);
+    // Nothing else goes after that.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(live(), left, "{what}");
 }
 
 #[test]
@@ -233,35 +320,6 @@ fn read_line(port: u16) -> String {
     let mut line = [0; 3];
     stream.read_exact(&mut line).unwrap();
     String::from_utf8_lossy(&line).into_owned()
-}
-
-#[test]
-fn strange_files_do_not_hold_up_control() {
-    let backend = Backend::echo();
-    let text = config(free_port(), &[endpoint("b", backend.address())], "reload: { watch: off }\n");
-    let floodway = Floodway::start(&text);
-    let file = floodway.config_file();
-    let whole = std::fs::read(&file).unwrap();
-    let refused = |what: &str| {
-        assert_eq!(floodway.command(&["reload"]).status.code(), Some(2), "{what}");
-        assert_eq!(generation(&floodway), 1, "{what}");
-    };
-    std::fs::remove_file(&file).unwrap();
-    refused("no file");
-    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    refused("a pipe that nobody writes to");
-    std::fs::remove_file(&file).unwrap();
-    std::fs::File::create(&file).unwrap().set_len(100 << 20).unwrap();
-    refused("100 MB");
-    std::fs::remove_file(&file).unwrap();
-    for length in (0..whole.len()).step_by(7) {
-        std::fs::write(&file, &whole[..length]).unwrap();
-        // Cut at a place where it is sound it may be taken; it never does harm.
-        let _ = floodway.command(&["reload"]);
-    }
-    std::fs::write(&file, &whole).unwrap();
-    let _ = floodway.ask(&["reload"]);
-    assert_eq!(floodway.metric("panics_total", &[]), 0.0);
 }
 
 #[test]
