@@ -144,6 +144,21 @@ enum Takes {
     AllAtOnce,
 }
 
+type Edit = Box<dyn Fn(&str) -> String + Send + Sync>;
+
+fn replace(from: &str, to: &str) -> Edit {
+    let (from, to) = (from.to_owned(), to.to_owned());
+    Box::new(move |text: &str| {
+        assert!(text.contains(&from), "{from} is not in {text}");
+        text.replacen(&from, &to, 1)
+    })
+}
+
+fn without_second_pool(text: &str) -> String {
+    let (head, tail) = text.split_once("  q:").unwrap();
+    format!("{head}{}", &tail[tail.find("lists:").unwrap()..])
+}
+
 /// `plan` names the sessions that the following `reload` ends or lets leave, and no other.
 #[test]
 fn the_plan_is_what_happens() {
@@ -153,13 +168,6 @@ fn the_plan_is_what_happens() {
     let only = |which: &[usize]| which.iter().map(|&i| all[i].clone()).collect::<Vec<_>>().join(", ");
     let other = Backend::echo();
     let moved = endpoint("b1", other.address());
-    let replace = |from: &str, to: &str| {
-        let (from, to) = (from.to_owned(), to.to_owned());
-        Box::new(move |text: &str| {
-            assert!(text.contains(&from), "{from} is not in {text}");
-            text.replacen(&from, &to, 1)
-        }) as Box<dyn Fn(&str) -> String + Send + Sync>
-    };
     let spare = free_port();
     let scenarios = [
         ("an endpoint goes", replace(&three, &only(&[0, 1])), Takes::Endpoints(1)),
@@ -207,24 +215,17 @@ fn the_plan_is_what_happens() {
         ),
         ("there are fewer workers", replace("workers: 2", "workers: 1"), Takes::None),
         ("checks come", replace("    endpoints:", "    health: { check: tcp }\n    endpoints:"), Takes::None),
-        (
-            "a pool that nobody uses goes",
-            Box::new(|text: &str| {
-                let (head, tail) = text.split_once("  q:").unwrap();
-                format!("{head}{}", &tail[tail.find("lists:").unwrap()..])
-            }),
-            Takes::None,
-        ),
+        ("a pool that nobody uses goes", Box::new(without_second_pool), Takes::None),
     ];
     std::thread::scope(|scope| {
         for (what, change, takes) in &scenarios {
             let all = &all;
-            scope.spawn(move || the_plan_holds(what, all, change.as_ref(), *takes));
+            scope.spawn(move || the_plan_holds(what, all, change, *takes));
         }
     });
 }
 
-fn the_plan_holds(what: &str, all: &[String], change: &(dyn Fn(&str) -> String + Send + Sync), takes: Takes) {
+fn the_plan_holds(what: &str, all: &[String], change: &Edit, takes: Takes) {
     let port = free_port();
     let start = before(port, all);
     let floodway = Floodway::start(&start);
