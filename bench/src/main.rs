@@ -4,9 +4,11 @@
 //! less than a rate. Rates and latencies are shown beside it. docs/performance.md tells the method.
 
 mod keyed;
+mod large;
 mod load;
 mod measure;
 mod proxies;
+mod reload;
 mod report;
 mod server;
 
@@ -32,6 +34,10 @@ struct Cli {
 enum Command {
     /// TCP: connections, round trips, bulk, idle sessions, a mixture
     Tcp(TcpArgs),
+    /// Reloads under new connections and long streams
+    Reload(reload::ReloadArgs),
+    /// A large configuration: time to check, to reload, and what traffic notices of it
+    Large(large::LargeArgs),
     /// The server side, in a process of its own
     #[command(hide = true)]
     Serve,
@@ -62,6 +68,8 @@ struct TcpArgs {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Tcp(args) => tcp(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Large(args) => large::run(&args),
         Command::Serve => server::serve(),
     }
 }

@@ -23,16 +23,12 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts Floodway, HAProxy and nginx, each in front of `endpoints` endpoints: addresses of loopback on `port`.
     pub(crate) fn start_all(port: u16, endpoints: usize, peers: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
-        let peer = |name: &str| {
-            let given = peers.iter().find(|p| p.file_name().is_some_and(|f| f.to_string_lossy().contains(name)));
-            given.cloned().unwrap_or_else(|| PathBuf::from(name))
-        };
         let addresses: Vec<SocketAddr> = (0..endpoints).map(|i| address(i, port)).collect();
         let floodway = std::env::current_exe()?.with_file_name("floodway");
         Ok(vec![
             Self::start("floodway", &floodway, &["--version"], &["run", "-c"], &addresses, floodway_config)?,
-            Self::start("haproxy", &peer("haproxy"), &["-v"], &["-db", "-f"], &addresses, haproxy_config)?,
-            Self::start("nginx", &peer("nginx"), &["-v"], &["-c"], &addresses, nginx_config)?,
+            Self::start("haproxy", &peer("haproxy", peers), &["-v"], &["-db", "-f"], &addresses, haproxy_config)?,
+            Self::start("nginx", &peer("nginx", peers), &["-v"], &["-c"], &addresses, nginx_config)?,
         ])
     }
 
@@ -44,12 +40,7 @@ impl Proxy {
         endpoints: &[SocketAddr],
         config: fn(SocketAddr, &[SocketAddr], &Path) -> String,
     ) -> anyhow::Result<Self> {
-        let said = Command::new(binary)
-            .args(version)
-            .output()
-            .with_context(|| format!("{} is not installed", binary.display()))?;
-        let said = [said.stdout, said.stderr].concat();
-        let version = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
+        let version = self::version(binary, version)?;
         let folder = tempfile::tempdir()?;
         let front = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let path = folder.path().join("config");
@@ -78,6 +69,26 @@ impl Proxy {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// The binary of a peer: one that was given, or the system's.
+pub(crate) fn peer(name: &str, given: &[PathBuf]) -> PathBuf {
+    let given = given.iter().find(|p| p.file_name().is_some_and(|f| f.to_string_lossy().contains(name)));
+    given.cloned().unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// What a binary calls itself.
+pub(crate) fn version(binary: &Path, args: &[&str]) -> anyhow::Result<String> {
+    let said =
+        Command::new(binary).args(args).output().with_context(|| format!("{} is not installed", binary.display()))?;
+    let said = [said.stdout, said.stderr].concat();
+    Ok(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())
+}
+
+/// The line that loads nginx's stream module, where it is a module.
+pub(crate) fn nginx_module() -> String {
+    let module = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/share/nginx/modules/ngx_stream_module.so"];
+    module.iter().find(|m| Path::new(m).exists()).map_or(String::new(), |m| format!("load_module {m};\n"))
 }
 
 /// A connection that is used for a byte.
@@ -126,8 +137,7 @@ fn haproxy_config(front: SocketAddr, endpoints: &[SocketAddr], _: &Path) -> Stri
 
 fn nginx_config(front: SocketAddr, endpoints: &[SocketAddr], folder: &Path) -> String {
     let servers: String = endpoints.iter().map(|e| format!("    server {e};\n")).collect();
-    let module = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/share/nginx/modules/ngx_stream_module.so"];
-    let load = module.iter().find(|m| Path::new(m).exists()).map_or(String::new(), |m| format!("load_module {m};\n"));
+    let load = nginx_module();
     format!(
         "{load}daemon off;\nuser root;\npid {0}/pid;\nerror_log {0}/error.log crit;\nworker_processes 2;\nevents {{ worker_connections 20000; }}\nstream {{\n  access_log off;\n  upstream p {{\n{servers}  }}\n  server {{ listen {front} reuseport backlog=4096; proxy_pass p; proxy_timeout 1h; proxy_connect_timeout 3s; }}\n}}\n",
         folder.display()

@@ -25,6 +25,8 @@ mod spec;
 mod table;
 mod tree;
 
+use std::sync::Arc;
+
 pub use address::{Address, BindAddress};
 pub use effective::effective;
 pub use load::{Files, OneText};
@@ -43,7 +45,9 @@ pub fn read(path: &std::path::Path, files: &dyn Files, limits: &Limits) -> Resul
     let built = root.map(|root| (build::build(&root, &sources, limits, &mut problems), root));
     problems.sort();
     match built {
-        Some((config, root)) if !problems.has_errors() => Ok(Checked { config, warnings: problems, sources, root }),
+        Some((config, root)) if !problems.has_errors() => {
+            Ok(Checked { config: Arc::new(config), warnings: problems, sources, root })
+        }
         _ => Err(Rejected { problems, sources }),
     }
 }
@@ -70,7 +74,7 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Warnings only.
     pub warnings: Problems,
     /// The files that were read.

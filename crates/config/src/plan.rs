@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Checked;
 use crate::leaf::Leaf;
-use crate::table::{Key, Kind, LISTENER, POOL, Section, TOP};
+use crate::table::{ENDPOINT, Key, Kind, LISTENER, POOL, Section, TOP};
 use crate::tree::{Node, Value, Word};
 
 /// What becomes of an object.
@@ -98,9 +98,10 @@ impl Plan {
     #[must_use]
     pub fn between(old: &Checked, new: &Checked) -> Self {
         let (old, new) = (objects(&old.root), objects(&new.root));
-        let names: BTreeSet<&Identity> = old.keys().chain(new.keys()).collect();
+        let names: BTreeSet<&Identity<'_>> = old.keys().chain(new.keys()).collect();
         let changes = names.into_iter().filter_map(|id| change(id, old.get(id), new.get(id)));
         let mut plan = Self { changes: changes.collect() };
+        plan.sort();
         plan.follow_lists(&new);
         plan
     }
@@ -118,45 +119,89 @@ impl Plan {
     }
 
     /// A listener that names a list which changes is changed by it.
-    fn follow_lists(&mut self, new: &BTreeMap<Identity, Object>) {
+    fn follow_lists(&mut self, new: &BTreeMap<Identity, Object<'_>>) {
         let changed: BTreeSet<String> = self
             .changes
             .iter()
             .filter(|c| c.kind == ObjectKind::List && c.op == Op::Change)
             .map(|c| c.name.clone())
             .collect();
+        if changed.is_empty() {
+            return;
+        }
         for (id, object) in new.iter().filter(|(id, _)| id.kind == ObjectKind::Listener) {
-            for (field, value) in object.fields.iter().filter(|(_, value)| !value.names.is_disjoint(&changed)) {
-                let field = Field { name: field.clone(), from: value.shown.clone(), to: value.shown.clone() };
+            for (field, value) in object.fields().into_iter().filter(|(_, value)| !value.names.is_disjoint(&changed)) {
+                let field = Field { name: field, from: value.shown.clone(), to: value.shown };
                 match self.changes.iter_mut().find(|c| c.kind == id.kind && c.name == id.name) {
                     Some(change) if change.op != Op::Change || change.fields.iter().any(|f| f.name == field.name) => {}
                     Some(change) => change.fields.push(field),
                     None => self.changes.push(Change {
                         op: Op::Change,
                         kind: id.kind,
-                        name: id.name.clone(),
+                        name: id.name.to_owned(),
                         fields: vec![field],
                     }),
                 }
             }
         }
+        self.sort();
+    }
+
+    fn sort(&mut self) {
         self.changes.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     }
 }
 
 /// What makes an object the same in both configurations: for an endpoint its pool and its address, else its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
+struct Identity<'a> {
     kind: ObjectKind,
-    name: String,
+    name: &'a str,
     address: String,
 }
 
-/// The values of an object by their path.
-struct Object {
+/// An object, whose values are looked at only if they may differ.
+struct Object<'a> {
     /// As people know it.
     name: String,
-    fields: BTreeMap<String, Shown>,
+    node: &'a Node,
+    section: &'static Section,
+    /// Keys that are objects of their own.
+    without: &'static [&'static str],
+}
+
+impl Object<'_> {
+    /// The values by their path.
+    fn fields(&self) -> BTreeMap<String, Shown> {
+        match self.node.value {
+            // A list of ranges, whose order says nothing.
+            Value::List(_) => {
+                let ranges = self.node.items().iter().filter_map(|i| i.get("range").and_then(Node::text));
+                let mut ranges: Vec<String> = ranges.map(|text| Leaf::Prefix.meaning(text)).collect();
+                ranges.sort();
+                let value = Shown {
+                    meant: ranges.join(", "),
+                    shown: Some(format!("[{}]", ranges.join(", "))),
+                    names: BTreeSet::new(),
+                    is_default: false,
+                };
+                BTreeMap::from([("ranges".to_owned(), value)])
+            }
+            _ => fields_of(self.node, self.section, self.without),
+        }
+    }
+
+    /// Whether it says the same as `other`, word for word.
+    fn says_the_same(&self, other: &Self) -> bool {
+        if self.without.is_empty() {
+            return self.node.says_the_same(other.node);
+        }
+        let own = |entries: &(Word, Node)| !self.without.contains(&entries.0.text.as_str());
+        let mut others = other.node.entries().iter().filter(|e| own(e));
+        let mut all = self.node.entries().iter().filter(|e| own(e));
+        all.all(|(word, node)| others.next().is_some_and(|(w, n)| w.text == word.text && n.says_the_same(node)))
+            && others.next().is_none()
+    }
 }
 
 /// A value: what it means, how it is shown, and the lists that it names.
@@ -167,82 +212,71 @@ struct Shown {
     is_default: bool,
 }
 
-fn change(id: &Identity, old: Option<&Object>, new: Option<&Object>) -> Option<Change> {
+fn change(id: &Identity<'_>, old: Option<&Object<'_>>, new: Option<&Object<'_>>) -> Option<Change> {
     let op = match (old, new) {
         (None, _) => Op::Add,
         (_, None) => Op::Remove,
+        (Some(old), Some(new)) if old.says_the_same(new) => return None,
         _ => Op::Change,
     };
-    let of = |object: Option<&Object>, field: &str| object.and_then(|o| o.fields.get(field)).map(|v| v.meant.clone());
-    let shown =
-        |object: Option<&Object>, field: &str| object.and_then(|o| o.fields.get(field)).and_then(|v| v.shown.clone());
-    let both = || [old, new].into_iter().flatten();
-    let paths: BTreeSet<&String> = both().flat_map(|o| o.fields.keys()).collect();
-    let is_written = |field: &str| both().any(|o| o.fields.get(field).is_some_and(|v| !v.is_default));
+    let fields_of = |object: Option<&Object<'_>>| object.map(Object::fields).unwrap_or_default();
+    let (before, after) = (fields_of(old), fields_of(new));
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let is_written = |field: &str| [&before, &after].iter().any(|o| o.get(field).is_some_and(|v| !v.is_default));
+    let meant = |fields: &'_ BTreeMap<String, Shown>, field: &str| fields.get(field).map(|v| v.meant.clone());
+    let shown = |fields: &'_ BTreeMap<String, Shown>, field: &str| fields.get(field).and_then(|v| v.shown.clone());
     let fields: Vec<Field> = paths
         .into_iter()
-        .filter(|field| of(old, field) != of(new, field) && (op == Op::Change || is_written(field)))
-        .map(|field| Field { name: field.clone(), from: shown(old, field), to: shown(new, field) })
+        .filter(|field| meant(&before, field) != meant(&after, field) && (op == Op::Change || is_written(field)))
+        .map(|field| Field { name: field.clone(), from: shown(&before, field), to: shown(&after, field) })
         .collect();
     if op == Op::Change && fields.is_empty() {
         return None;
     }
-    let name = both().last().map_or_else(|| id.name.clone(), |o| o.name.clone());
+    let name = new.or(old).map_or_else(|| id.name.to_owned(), |o| o.name.clone());
     Some(Change { op, kind: id.kind, name, fields })
 }
 
 /// Takes a configuration apart into its objects.
-fn objects(root: &Node) -> BTreeMap<Identity, Object> {
+fn objects(root: &Node) -> BTreeMap<Identity<'_>, Object<'_>> {
     let mut all = BTreeMap::new();
-    let mut add = |kind, name: &str, address: String, shown: String, fields| {
-        all.insert(Identity { kind, name: name.to_owned(), address }, Object { name: shown, fields });
-    };
     for (section, node) in root.entries() {
         match section.text.as_str() {
             "listeners" => {
                 for (word, listener) in node.entries() {
-                    let fields = fields_of(listener, &LISTENER, &[]);
-                    add(ObjectKind::Listener, &word.text, String::new(), word.text.clone(), fields);
+                    let id = Identity { kind: ObjectKind::Listener, name: &word.text, address: String::new() };
+                    let object = Object { name: word.text.clone(), node: listener, section: &LISTENER, without: &[] };
+                    all.insert(id, object);
                 }
             }
-            "pools" => {
-                for (word, pool) in node.entries() {
-                    let fields = fields_of(pool, &POOL, &["endpoints"]);
-                    add(ObjectKind::Pool, &word.text, String::new(), word.text.clone(), fields);
-                    for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
-                        let address = endpoint.get("address").and_then(Node::text).unwrap_or_default();
-                        let name = endpoint.get("name").and_then(Node::text).unwrap_or(address);
-                        let fields = fields_of(endpoint, &crate::table::ENDPOINT, &[]);
-                        let address = Leaf::Endpoint.meaning(address);
-                        add(ObjectKind::Endpoint, &word.text, address, format!("{}/{name}", word.text), fields);
-                    }
-                }
-            }
+            "pools" => node.entries().iter().for_each(|(word, pool)| add_pool(&mut all, word, pool)),
             "lists" => {
                 for (word, list) in node.entries() {
-                    let ranges = list.items().iter().filter_map(|i| i.get("range").and_then(Node::text));
-                    let mut ranges: Vec<String> = ranges.map(|text| Leaf::Prefix.meaning(text)).collect();
-                    ranges.sort();
-                    let value = Shown {
-                        meant: ranges.join(", "),
-                        shown: Some(format!("[{}]", ranges.join(", "))),
-                        names: BTreeSet::new(),
-                        is_default: false,
-                    };
-                    let fields = BTreeMap::from([("ranges".to_owned(), value)]);
-                    add(ObjectKind::List, &word.text, String::new(), word.text.clone(), fields);
+                    let id = Identity { kind: ObjectKind::List, name: &word.text, address: String::new() };
+                    all.insert(id, Object { name: word.text.clone(), node: list, section: &TOP, without: &[] });
                 }
             }
             other => {
-                let Some(Kind::Section(keys)) = TOP.key(other).map(|k| &k.kind) else {
+                let Some(Kind::Section(section) | Kind::OffOr(section)) = TOP.key(other).map(|k| &k.kind) else {
                     continue;
                 };
-                let fields = fields_of(node, keys, &[]);
-                add(ObjectKind::Settings, other, String::new(), other.to_owned(), fields);
+                let id = Identity { kind: ObjectKind::Settings, name: other, address: String::new() };
+                all.insert(id, Object { name: other.to_owned(), node, section, without: &[] });
             }
         }
     }
     all
+}
+
+fn add_pool<'a>(all: &mut BTreeMap<Identity<'a>, Object<'a>>, word: &'a Word, pool: &'a Node) {
+    let id = Identity { kind: ObjectKind::Pool, name: &word.text, address: String::new() };
+    all.insert(id, Object { name: word.text.clone(), node: pool, section: &POOL, without: &["endpoints"] });
+    for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
+        let address = endpoint.get("address").and_then(Node::text).unwrap_or_default();
+        let name = format!("{}/{}", word.text, endpoint.get("name").and_then(Node::text).unwrap_or(address));
+        let id = Identity { kind: ObjectKind::Endpoint, name: &word.text, address: Leaf::Endpoint.meaning(address) };
+        all.insert(id, Object { name, node: endpoint, section: &ENDPOINT, without: &[] });
+    }
 }
 
 fn fields_of(node: &Node, section: &Section, without: &[&str]) -> BTreeMap<String, Shown> {

@@ -64,6 +64,22 @@ impl Node {
         }
     }
 
+    /// Whether `other` says the same, word for word, wherever it stands.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        let is_same = |(a, b): (&(Word, Self), &(Word, Self))| a.0.text == b.0.text && a.1.says_the_same(&b.1);
+        self.origin == other.origin
+            && self.typed == other.typed
+            && match (&self.value, &other.value) {
+                (Value::Text(a), Value::Text(b)) => a == b,
+                (Value::List(a), Value::List(b)) => {
+                    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.says_the_same(b))
+                }
+                (Value::Map(a), Value::Map(b)) => a.len() == b.len() && a.iter().zip(b).all(is_same),
+                (Value::Null, Value::Null) => true,
+                _ => false,
+            }
+    }
+
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),

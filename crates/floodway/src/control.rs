@@ -3,14 +3,16 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, SessionFilter, error, view};
 use floodway_config::{Checked, Plan, Rejected};
-use floodway_runtime::{ByHand, Running, SessionDetail, SessionInfo};
+use floodway_runtime::{ByHand, Fate, Running, SessionDetail, SessionInfo};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::apart::apart;
 use crate::commands::problems_as_json;
 use crate::fd_store::FdStore;
 use crate::files::RealFiles;
@@ -28,7 +30,7 @@ const LONGEST_CONFIRM: Duration = Duration::from_secs(3600);
 pub(crate) struct Control {
     running: Running,
     /// The configuration in force.
-    checked: Checked,
+    checked: Arc<Checked>,
     /// The file that it is read from; `None` if it came from the command line.
     path: Option<PathBuf>,
     watch: Watch,
@@ -61,7 +63,7 @@ pub(crate) enum End {
 }
 
 struct Unconfirmed {
-    before: Checked,
+    before: Arc<Checked>,
     until: Instant,
 }
 
@@ -100,21 +102,35 @@ impl NotApplied {
     }
 }
 
-/// A configuration, and the files that were asked for it.
-type Read = (Result<Checked, Box<Rejected>>, Vec<PathBuf>);
+/// A configuration with what it changes, and the files that were asked for it.
+type Read = (Result<(Checked, Plan), Box<Rejected>>, Vec<PathBuf>);
 
-/// Reads on a thread of its own: control goes on meanwhile.
-async fn read(path: PathBuf) -> Read {
-    let work = move || {
+/// Reads `path`, and compares it with what is in force: beside everything else.
+async fn read(path: PathBuf, in_force: Arc<Checked>) -> std::io::Result<Read> {
+    apart(move || {
         let files = RealFiles::default();
         let read = crate::commands::read(&path, &files).map_err(Box::new);
-        (read, files.asked.into_inner().into_iter().collect())
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(read) => read,
-        // It cannot be cancelled; a panic in it is a bug of ours.
-        Err(fault) => std::panic::resume_unwind(fault.into_panic()),
-    }
+        let compared = read.map(|new| {
+            let plan = Plan::between(&in_force, &new);
+            (new, plan)
+        });
+        (compared, files.asked.into_inner().into_iter().collect())
+    })
+    .await
+}
+
+/// What was put in force.
+struct Applied {
+    plan: Plan,
+    /// What that did to live sessions.
+    fates: Vec<Fate>,
+    /// What was in force before; `None` if nothing changed.
+    replaced: Option<Arc<Checked>>,
+}
+
+/// A plan as JSON: beside everything else, since it may be long.
+async fn shown(plan: Plan, fates: Vec<Fate>) -> Value {
+    apart(move || view::plan(&plan, &fates)).await.unwrap_or_default()
 }
 
 fn session(found: Option<SessionDetail>) -> Answer {
@@ -140,7 +156,7 @@ impl Control {
         let (_, steps) = mpsc::channel(1);
         let mut control = Self {
             running,
-            checked,
+            checked: Arc::new(checked),
             path,
             watch,
             unconfirmed: None,
@@ -257,7 +273,7 @@ impl Control {
 
     /// The end of control: what runs, and how it is to end.
     pub(crate) fn into_running(self) -> (Running, floodway_config::Runtime) {
-        (self.running, self.checked.config.runtime)
+        (self.running, self.checked.config.runtime.clone())
     }
 
     /// How long until something is due by itself.
@@ -273,7 +289,8 @@ impl Control {
             && let Some(Unconfirmed { before, .. }) = self.unconfirmed.take()
         {
             tracing::warn!("nobody confirmed the reload: going back to the configuration before");
-            if let Err(why) = self.put_in_force(before).await {
+            let plan = Plan::between(&self.checked, &before);
+            if let Err(why) = self.put_in_force(before, plan).await {
                 tracing::error!(reason = why.line(), "cannot go back to the configuration before");
             }
         }
@@ -285,39 +302,48 @@ impl Control {
         }
     }
 
-    /// Reads the file anew, and puts it in force if it is sound. Gives the plan that was carried out.
-    async fn reload(&mut self, path: Option<PathBuf>, confirm: Option<Duration>) -> Result<Value, NotApplied> {
+    /// Reads the file anew, and puts it in force if it is sound. Gives what that did.
+    async fn reload(&mut self, path: Option<PathBuf>, confirm: Option<Duration>) -> Result<Applied, NotApplied> {
         let Some(path) = path.or_else(|| self.path.clone()) else {
             return Err(NotApplied::Failed("the process was started without a configuration file".into()));
         };
-        let (read, files) = read(path.clone()).await;
+        let (read, files) = self.read(path.clone()).await?;
         if self.path.as_ref() == Some(&path) && self.checked.config.reload.watch {
             self.watch.follow(&files);
         }
         let done = match read {
             Err(rejected) => Err(NotApplied::Problems(rejected)),
-            Ok(new) => self.put_in_force(new).await,
+            Ok((new, plan)) => self.put_in_force(Arc::new(new), plan).await,
         };
         match done {
             Err(why) => {
                 self.reject(&why, &path);
                 Err(why)
             }
-            Ok((plan, replaced)) => {
+            Ok(mut applied) => {
                 self.last_said = None;
                 self.path = Some(path);
                 // A second reload before the first is confirmed goes back to what was confirmed.
                 let pending = self.unconfirmed.take().map(|u| u.before);
-                self.unconfirmed = match (confirm, replaced) {
+                self.unconfirmed = match (confirm, applied.replaced.take()) {
                     (Some(wait), Some(replaced)) => Some(Unconfirmed {
                         before: pending.unwrap_or(replaced),
                         until: Instant::now() + wait.min(LONGEST_CONFIRM),
                     }),
-                    _ => None,
+                    (_, replaced) => {
+                        // A large one takes its time to be let go.
+                        drop(tokio::task::spawn_blocking(move || drop((replaced, pending))));
+                        None
+                    }
                 };
-                Ok(plan)
+                Ok(applied)
             }
         }
+    }
+
+    async fn read(&self, path: PathBuf) -> Result<Read, NotApplied> {
+        let read = read(path, Arc::clone(&self.checked)).await;
+        read.map_err(|error| NotApplied::Failed(format!("cannot start a thread to read it: {error}")))
     }
 
     /// Says once what is wrong with a file, and that what was in force stays.
@@ -330,15 +356,14 @@ impl Control {
         }
     }
 
-    /// Gives the plan that was carried out, and the configuration that was replaced; `None` if nothing changed.
-    async fn put_in_force(&mut self, new: Checked) -> Result<(Value, Option<Checked>), NotApplied> {
-        let plan = Plan::between(&self.checked, &new);
+    /// Puts `new` in force, which `plan` leads to. Where that is empty, not a task is started, not a socket touched.
+    async fn put_in_force(&mut self, new: Arc<Checked>, plan: Plan) -> Result<Applied, NotApplied> {
         if plan.is_empty() {
-            // Not a task is started, not a socket touched.
             self.running.shared().accept();
-            return Ok((view::plan(&plan, &[]), None));
+            return Ok(Applied { plan, fates: Vec::new(), replaced: None });
         }
-        let fates = self.running.apply(new.config.clone()).await.map_err(|e| NotApplied::Failed(e.to_string()))?;
+        let applied = self.running.apply(Arc::clone(&new.config)).await;
+        let fates = applied.map_err(|e| NotApplied::Failed(e.to_string()))?;
         let replaced = std::mem::replace(&mut self.checked, new);
         self.watch.set_settle(self.checked.config.reload.settle);
         self.running.shared().accept();
@@ -357,7 +382,7 @@ impl Control {
             drains_sessions = fates.len() - ends,
             "the configuration is applied"
         );
-        Ok((view::plan(&plan, &fates), Some(replaced)))
+        Ok(Applied { plan, fates, replaced: Some(replaced) })
     }
 
     async fn carry_out(&mut self, call: Call, by: Caller) -> Answer {
@@ -376,7 +401,8 @@ impl Control {
             Call::Reload { config, confirm } => {
                 tracing::info!(uid = by.uid, "reload asked for");
                 match self.reload(config, confirm).await {
-                    Ok(mut plan) => {
+                    Ok(Applied { plan, fates, .. }) => {
+                        let mut plan = shown(plan, fates).await;
                         plan["generation"] = self.running.shared().snapshot().generation.into();
                         plan["confirm_seconds"] = self.unconfirmed.as_ref().and(confirm).map(|c| c.as_secs()).into();
                         (200, plan)
@@ -440,12 +466,12 @@ impl Control {
         let Some(path) = path.or_else(|| self.path.clone()) else {
             return error(409, "the process was started without a configuration file");
         };
-        match read(path).await.0 {
-            Err(rejected) => NotApplied::Problems(rejected).answer(),
-            Ok(new) => {
-                let plan = Plan::between(&self.checked, &new);
+        match self.read(path).await {
+            Err(why) => why.answer(),
+            Ok((Err(rejected), _)) => NotApplied::Problems(rejected).answer(),
+            Ok((Ok((new, plan)), _)) => {
                 let fates = if plan.is_empty() { Vec::new() } else { self.running.preview(&new.config).await };
-                (200, view::plan(&plan, &fates))
+                (200, shown(plan, fates).await)
             }
         }
     }

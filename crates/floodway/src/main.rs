@@ -1,5 +1,6 @@
 //! The command line, and the wiring of it all.
 
+mod apart;
 mod cli;
 mod client;
 mod commands;

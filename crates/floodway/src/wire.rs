@@ -138,7 +138,7 @@ fn open(checked: &Checked, inherited: &mut Inherited) -> anyhow::Result<Opened> 
         Some(path) => state::read(path)?,
         None => AllByHand::new(),
     };
-    let server = Server::bind(config.clone(), open_files, inherited)?;
+    let server = Server::bind(Arc::clone(config), open_files, inherited)?;
     if let Some(user) = &config.runtime.user {
         become_user(user).with_context(|| format!("cannot become user `{user}`"))?;
     }

@@ -91,7 +91,7 @@ impl Running {
     ///
     /// # Errors
     /// If an address cannot be bound, or a worker not be started: nothing has changed then.
-    pub async fn apply(&mut self, config: Config) -> Result<Vec<Fate>, StartError> {
+    pub async fn apply(&mut self, config: Arc<Config>) -> Result<Vec<Fate>, StartError> {
         let count = workers(&config);
         if count > self.shared.lanes {
             return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
@@ -124,6 +124,8 @@ impl Running {
         let making = Making { old: Some(old), by_hand: &self.by_hand, lanes: self.shared.lanes, key };
         let new = Arc::new(making.snapshot(&self.config));
         self.shared.snapshot.store(Arc::clone(&new));
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.retired.push(Arc::clone(old));
         self.checks.follow(&new);
         new
     }

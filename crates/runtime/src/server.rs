@@ -26,7 +26,7 @@ use crate::drain::Drains;
 use crate::shared::Reloads;
 use crate::translate::Making;
 use crate::worker::{Mail, Start, run};
-use crate::{Budget, Handler, SessionLog, Shared};
+use crate::{Budget, Handler, SessionLog, Shared, Snapshot};
 
 /// Why a server could not start, or a configuration not be applied.
 #[derive(Debug, Error)]
@@ -57,7 +57,7 @@ pub enum StartError {
 
 /// Sockets that are bound, and nothing that runs yet: the moment to give up privileges.
 pub struct Server {
-    config: Config,
+    config: Arc<Config>,
     workers: usize,
     open_files: u64,
     prepared: Prepared,
@@ -68,7 +68,7 @@ impl Server {
     ///
     /// # Errors
     /// Names the listener and the address that could not be had; nothing stays bound.
-    pub fn bind(config: Config, open_files: u64, inherited: &mut Inherited) -> Result<Self, StartError> {
+    pub fn bind(config: Arc<Config>, open_files: u64, inherited: &mut Inherited) -> Result<Self, StartError> {
         let workers = workers(&config);
         let prepared = Doors::default().prepare(&config, workers, inherited)?;
         Ok(Self { config, workers, open_files, prepared })
@@ -129,6 +129,7 @@ impl Server {
             budget,
             config: self.config,
             by_hand,
+            retired: Vec::new(),
             shared,
         };
         running.grow_workers(self.workers)?;
@@ -182,8 +183,10 @@ pub struct Running {
     pub(crate) checks: Checks,
     pub(crate) drains: Drains,
     pub(crate) budget: Budget,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) by_hand: AllByHand,
+    /// Snapshots that a worker may still use: the last to let go of one frees it, and that takes time.
+    pub(crate) retired: Vec<Arc<Snapshot>>,
 }
 
 impl Running {
