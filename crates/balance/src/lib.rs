@@ -6,14 +6,24 @@
 //!
 //! Pure: no clock, no IO, no entropy. Randomness is an argument; the algorithms, a file each, see indexes, weights and loads.
 
+mod algorithm;
+mod alias;
+pub mod hash;
 mod least_conn;
+mod maglev;
 mod p2c;
+mod peak_ewma;
 mod picker;
 mod pool;
+mod rendezvous;
+mod ring;
 mod round_robin;
+#[cfg(test)]
+mod shares;
 
-pub use picker::{Exclusion, Explanation, Field, Picker, Refusal, Tried};
-pub use pool::{Admin, Algorithm, EndpointSpec, Fitness, Health, Lease, Pool, PoolSpec};
+pub use algorithm::Algorithm;
+pub use picker::{Exclusion, Explanation, Field, Flow, Picker, Refusal, Tried};
+pub use pool::{Admin, EndpointSpec, Fitness, Health, Lease, Pool, PoolSpec, SlowStart, Tiers};
 
 /// What an algorithm knows of an endpoint: its place in the pool, its weight and the sessions it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

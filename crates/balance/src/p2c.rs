@@ -3,30 +3,22 @@
 //! With loads that are a little stale, "always the least" sends every worker to the same endpoint; the better of two does
 //! not (Mitzenmacher 2001).
 
-use crate::Candidate;
+use crate::alias::Alias;
+use crate::hash::{mix, reduce};
 
-/// Draws two different places of `cycle` (an order in which each endpoint stands in proportion to its weight) and takes
-/// the lighter. `random` gives the entropy: its halves choose the places. `None` for an empty cycle.
-pub(crate) fn pick(cycle: &[u32], random: u64, candidate: impl Fn(u32) -> Candidate) -> Option<u32> {
-    let len = u32::try_from(cycle.len()).ok()?;
-    let low = below(low_half(random), len)?;
-    let first = cycle[low as usize];
-    let Some(step) = below(low_half(random >> 32), len - 1) else { return Some(first) };
-    let second = cycle[((low + 1 + step) % len) as usize];
-    if first == second {
-        return Some(first);
-    }
-    let (a, b) = (candidate(first), candidate(second));
-    Some(if b.is_lighter_than(a) { second } else { first })
-}
+/// Redraws before the second of two is any other one: where weights are far apart the same is drawn again and again.
+const REDRAWS: u64 = 4;
 
-/// `random`, even over 0..2^32, mapped to 0..n; `None` for n = 0. (Lemire 2016, without the rejection: the bias is n/2^32.)
-fn below(random: u32, n: u32) -> Option<u32> {
-    (n > 0).then(|| u32::try_from((u64::from(random) * u64::from(n)) >> 32).unwrap_or(0))
-}
-
-fn low_half(x: u64) -> u32 {
-    u32::try_from(x & 0xffff_ffff).unwrap_or(0)
+/// Two of `eligible` (index, weight), drawn by weight, and different ones where there are two. `None` for nobody.
+pub(crate) fn draw(alias: &Alias, eligible: &[(u32, u32)], random: u64) -> Option<(u32, u32)> {
+    let first = alias.draw(random)?;
+    let again = (1..=REDRAWS).filter_map(|n| alias.draw(mix(random, n)));
+    let second = again.into_iter().find(|&second| second != first).or_else(|| {
+        let others = eligible.iter().filter(|&&(i, _)| i != first);
+        let place = reduce(mix(random, REDRAWS + 1), eligible.len().saturating_sub(1));
+        others.map(|&(i, _)| i).nth(place)
+    });
+    Some((first, second.unwrap_or(first)))
 }
 
 #[cfg(test)]
@@ -34,22 +26,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lighter_of_the_two_wins() {
-        let loads = [9, 0, 9];
-        let at = |index: u32| Candidate { index, weight: 1, load: loads[index as usize] };
-        for random in (0..1000u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-            let low = below(low_half(random), 3).unwrap();
-            let step = below(low_half(random >> 32), 2).unwrap();
-            let drawn = [low, (low + 1 + step) % 3];
-            let picked = pick(&[0, 1, 2], random, at).unwrap();
-            assert_eq!(picked == 1, drawn.contains(&1));
+    fn two_are_two_and_one_is_always_it() {
+        let two = [(3, 1), (8, 1000)];
+        let alias = Alias::new(&two);
+        for random in (0..1000u64).map(|i| mix(i, 5)) {
+            let (a, b) = draw(&alias, &two, random).unwrap();
+            assert!(a != b && [3, 8].contains(&a) && [3, 8].contains(&b));
         }
-    }
-
-    #[test]
-    fn one_endpoint_is_always_it_and_none_is_none() {
-        let at = |index: u32| Candidate { index, weight: 1, load: 3 };
-        assert_eq!(pick(&[7], u64::MAX, at), Some(7));
-        assert_eq!(pick(&[], 0, at), None);
+        assert_eq!(draw(&Alias::new(&[(7, 5)]), &[(7, 5)], 1), Some((7, 7)));
+        assert_eq!(draw(&Alias::new(&[]), &[], 1), None);
     }
 }

@@ -2,9 +2,27 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::pool::Entry;
-use crate::{Admin, Algorithm, Candidate, Fitness, Health, Lease, Pool, least_conn, p2c, round_robin};
+use crate::algorithm::Kind;
+use crate::alias::Alias;
+use crate::hash::{mix, reduce};
+use crate::pool::Tier;
+use crate::{Admin, Algorithm, Fitness, Health, Lease, Pool, Tiers, least_conn, p2c, rendezvous, ring, round_robin};
+
+/// Draws before an algorithm that draws looks at everybody.
+const DRAWS: u64 = 8;
+
+/// What a pick may know of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// What it is known by, hashed: flows with one key go to one endpoint where the algorithm pins them.
+    pub key: u64,
+    /// Fresh entropy.
+    pub random: u64,
+    /// On the process's clock.
+    pub now: Duration,
+}
 
 /// Why no endpoint was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +62,10 @@ pub enum Exclusion {
     Down,
     /// Its checks have not answered yet, and others are known to be fit.
     Unknown,
+    /// It failed traffic.
+    Ejected,
+    /// Another tier serves.
+    Tier,
     /// The operator drains it.
     Draining,
     /// The operator has disabled it.
@@ -61,6 +83,8 @@ impl Exclusion {
         match self {
             Self::Down => "down",
             Self::Unknown => "unknown, while others are fit",
+            Self::Ejected => "ejected: it failed traffic",
+            Self::Tier => "another tier serves",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
             Self::NoWeight => "its weight is 0",
@@ -96,6 +120,21 @@ impl Tried {
     }
 }
 
+/// The endpoints of one tier that may be chosen, ready to choose from.
+#[derive(Debug)]
+struct Group {
+    /// Its place among the pool's tiers.
+    tier: usize,
+    /// (index, weight), in configured order.
+    eligible: Vec<(u32, u32)>,
+    weights: u64,
+    /// The order of turns; each endpoint stands in it in proportion to its weight.
+    cycle: Vec<u32>,
+    alias: Alias,
+    /// Share of the flows, of 1; what is left to the last is not looked at.
+    share: f64,
+}
+
 /// One worker's view of one pool. Not shared: picking needs no lock.
 #[derive(Debug)]
 pub struct Picker {
@@ -104,38 +143,71 @@ pub struct Picker {
     epoch: u64,
     /// Shared with sessions, which can tell later why they went where they did.
     field: Rc<Field>,
-    /// The order of turns; each endpoint stands in it in proportion to its weight.
-    cycle: Vec<u32>,
+    /// In the order of tiers; those after the first take what the first cannot.
+    groups: Vec<Group>,
+    /// By index, a bit each: whether it may be chosen. Only for algorithms that pin flows.
+    fit: Vec<u64>,
+    /// Until then some endpoint is in its slow start, and others are not.
+    ramps_until: Duration,
+}
+
+/// What one choice goes by.
+struct Choosing<'a> {
+    flow: &'a Flow,
+    tried: &'a Tried,
+    /// The turn of round robin.
+    ticket: u64,
+    /// Whether slow starts are heeded.
+    ramping: bool,
+    /// Whether bounds on loads are heeded.
+    bounded: bool,
 }
 
 impl Picker {
     /// A view of `pool`, compiled at the first pick.
     #[must_use]
     pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, epoch: 0, field: Rc::default(), cycle: Vec::new() }
+        Self { pool, epoch: 0, field: Rc::default(), groups: Vec::new(), fit: Vec::new(), ramps_until: Duration::ZERO }
     }
 
-    /// Chooses an endpoint that is not in `tried`, and counts the session there. `random` is fresh entropy, used by `p2c`.
+    /// Chooses an endpoint that is not in `tried`, and counts the session there.
     ///
     /// # Errors
     /// Says which of three reasons left no endpoint.
-    pub fn pick(&mut self, tried: &Tried, random: u64) -> Result<Lease, Refusal> {
+    pub fn pick(&mut self, flow: &Flow, tried: &Tried) -> Result<Lease, Refusal> {
         self.refresh();
-        if self.field.eligible.is_empty() {
+        if self.groups.is_empty() {
             return Err(Refusal::NoneFit);
         }
-        // A second try of one flow takes no turn from the next flow.
-        let ticket = if tried.is_empty() { self.pool.next_ticket() } else { self.pool.ticket() };
+        let ticket = match self.pool.algorithm() {
+            // A second try of one flow takes no turn from the next flow.
+            Algorithm::RoundRobin | Algorithm::LeastConn if tried.is_empty() => self.pool.next_ticket(),
+            _ => self.pool.ticket(),
+        };
         let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
-        if let Some(index) = self.choose(ticket, random)
-            && !tried.has(index)
-        {
-            match entry.lease(index) {
-                Ok(lease) => return Ok(lease),
-                Err(back) => entry = back,
+        let first = self.first_group(flow);
+        let groups = || {
+            let others = self.groups.iter().enumerate().filter(move |&(g, _)| g != first);
+            self.groups.get(first).into_iter().chain(others.map(|(_, group)| group))
+        };
+        // Where slow starts leave nobody they are not heeded; nor are bounds where limits leave nobody else.
+        for (ramping, bounded) in [(true, true), (false, true), (false, false)] {
+            if ramping && flow.now >= self.ramps_until || !bounded && self.pool.algorithm().load_bound().is_none() {
+                continue;
+            }
+            let choosing = Choosing { flow, tried, ticket, ramping, bounded };
+            for group in groups() {
+                while let Some(index) = self.choose(group, &choosing) {
+                    match entry.lease(index, self.most(group, &choosing, index)) {
+                        Ok(lease) => return Ok(lease),
+                        // Another worker took the last place between the look and the lease: look again.
+                        Err(back) => entry = back,
+                    }
+                }
             }
         }
-        self.next_best(entry, tried, ticket)
+        let untried = self.field.eligible.iter().any(|&(i, _)| !tried.has(i));
+        Err(if untried { Refusal::Full } else { Refusal::AllTried })
     }
 
     /// Whom the last pick could choose from.
@@ -144,24 +216,29 @@ impl Picker {
         &self.field
     }
 
-    /// What the next pick would do, without doing it.
+    /// What the next pick for `flow` would do, without doing it.
     #[must_use]
-    pub fn explain(&mut self) -> Explanation {
+    pub fn explain(&mut self, flow: &Flow) -> Explanation {
         self.refresh();
-        let ticket = self.pool.ticket();
-        let candidates: Vec<usize> =
-            self.field.eligible.iter().filter(|&&(i, _)| self.pool.has_room(i)).map(|&(i, _)| i as usize).collect();
-        let endpoint = match self.pool.algorithm() {
-            Algorithm::RoundRobin => self.next_turn(&Tried::default(), ticket),
-            Algorithm::LeastConn => self.lightest(&Tried::default(), ticket),
-            Algorithm::P2c => None,
+        let tried = Tried::default();
+        let ramping = flow.now < self.ramps_until;
+        let choosing = Choosing { flow, tried: &tried, ticket: self.pool.ticket(), ramping, bounded: true };
+        let has_room = |group: &Group, i: u32| self.pool.has_room(i, self.most(group, &choosing, i));
+        let with_room = |group: &Group| -> Vec<usize> {
+            group.eligible.iter().filter(|&&(i, _)| has_room(group, i)).map(|&(i, _)| i as usize).collect()
         };
-        let endpoint = endpoint.map(|i| i as usize).or(match candidates.as_slice() {
+        let mut candidates: Vec<usize> = self.groups.iter().flat_map(with_room).collect();
+        candidates.sort_unstable();
+        let is_known =
+            !self.pool.algorithm().is_drawn() && (self.groups.len() < 2 || self.pool.algorithm().is_pinned());
+        let chosen = self.groups.get(self.first_group(flow)).filter(|_| is_known);
+        let endpoint = chosen.and_then(|group| self.choose(group, &choosing)).map(|i| i as usize);
+        let endpoint = endpoint.or(match candidates.as_slice() {
             [only] => Some(*only),
             _ => None,
         });
-        let full = self.field.eligible.iter().filter(|&&(i, _)| !self.pool.has_room(i));
-        let full = full.map(|&(i, _)| (i, Exclusion::Full));
+        let full = self.groups.iter().flat_map(|g| g.eligible.iter().map(move |&(i, _)| (g, i)));
+        let full = full.filter(|&(g, i)| !has_room(g, i)).map(|(_, i)| (i, Exclusion::Full));
         let excluded = self.field.excluded.iter().copied().chain(full).map(|(i, why)| (i as usize, why));
         let mut excluded: Vec<_> = excluded.collect();
         excluded.sort_by_key(|&(i, _)| i);
@@ -174,59 +251,165 @@ impl Picker {
             (Admin::Drain, _) => Exclusion::Draining,
             (Admin::Disabled, _) => Exclusion::Disabled,
             _ if self.pool.weight(index) == 0 => Exclusion::NoWeight,
+            (_, Health::Down) => Exclusion::Down,
+            _ if self.pool.is_ejected(index) => Exclusion::Ejected,
             (_, Health::Unknown) => Exclusion::Unknown,
-            _ => Exclusion::Down,
+            _ => Exclusion::Tier,
         }
     }
 
-    /// The algorithm's choice, blind to limits (`least_conn` excepted) and to what was tried.
-    fn choose(&self, ticket: u64, random: u64) -> Option<u32> {
-        match self.pool.algorithm() {
-            Algorithm::RoundRobin => self.cycle.get(position(ticket, self.cycle.len())).copied(),
-            Algorithm::LeastConn => self.lightest(&Tried::default(), ticket),
-            Algorithm::P2c => p2c::pick(&self.cycle, random, |index| self.candidate(index)),
+    /// The group that `flow` belongs to.
+    fn first_group(&self, flow: &Flow) -> usize {
+        if self.groups.len() < 2 {
+            return 0;
         }
+        let draw = if self.pool.algorithm().is_pinned() { flow.key } else { flow.random };
+        let mut left = (mix(draw, 0x7469_6572) >> 11) as f64 / (1u64 << 53) as f64;
+        self.groups
+            .iter()
+            .position(|group| {
+                left -= group.share;
+                left < 0.0
+            })
+            .unwrap_or(self.groups.len() - 1)
     }
 
-    /// When the first choice was tried or full: the following turns for round robin, else the lightest with room. Ends when
-    /// no endpoint is left that was not tried and has room.
-    fn next_best(&self, mut entry: Entry, tried: &Tried, ticket: u64) -> Result<Lease, Refusal> {
-        loop {
-            let next = match self.pool.algorithm() {
-                Algorithm::RoundRobin => self.next_turn(tried, ticket),
-                Algorithm::LeastConn | Algorithm::P2c => self.lightest(tried, ticket),
-            };
-            let Some(index) = next else {
-                let untried = self.field.eligible.iter().any(|&(i, _)| !tried.has(i));
-                return Err(if untried { Refusal::Full } else { Refusal::AllTried });
-            };
-            match entry.lease(index) {
-                Ok(lease) => return Ok(lease),
-                // Another worker took the last place between the look and the lease: look again.
-                Err(back) => entry = back,
+    /// Most sessions of endpoint `index`, where loads are bounded.
+    fn most(&self, group: &Group, choosing: &Choosing<'_>, index: u32) -> u32 {
+        match self.pool.algorithm().load_bound().filter(|_| choosing.bounded) {
+            None => u32::MAX,
+            Some(percent) => {
+                // The flow that is being placed is in the total already; where it is only explained that errs by one.
+                let total = self.pool.total().saturating_sub(1);
+                ring::bound(percent, total, self.pool.weight(index as usize), group.weights)
             }
         }
     }
 
-    fn next_turn(&self, tried: &Tried, ticket: u64) -> Option<u32> {
-        let start = position(ticket, self.cycle.len());
-        let (before, after) = self.cycle.split_at(start.min(self.cycle.len()));
-        after.iter().chain(before).copied().find(|&i| !tried.has(i) && self.pool.has_room(i))
+    /// Whether endpoint `index`, which is eligible, may take the flow.
+    fn accepts(&self, group: &Group, choosing: &Choosing<'_>, index: u32, draw: u64) -> bool {
+        !choosing.tried.has(index)
+            && self.pool.has_room(index, self.most(group, choosing, index))
+            && (!choosing.ramping || self.pool.ramp_lets_in(index, draw, choosing.flow.now))
     }
 
-    fn lightest(&self, tried: &Tried, ticket: u64) -> Option<u32> {
-        let start = position(ticket, self.field.eligible.len());
-        let (before, after) = self.field.eligible.split_at(start.min(self.field.eligible.len()));
-        let open = after.iter().chain(before).filter(|&&(i, _)| !tried.has(i) && self.pool.has_room(i));
-        least_conn::pick(open.map(|&(index, weight)| Candidate { index, weight, load: self.load(index) }))
+    /// The algorithm's choice among those of `group` that may take the flow.
+    fn choose(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
+        let flow = choosing.flow;
+        match self.pool.algorithm() {
+            Algorithm::RoundRobin => self.next_turn(group, choosing),
+            Algorithm::LeastConn => self.lightest(group, choosing),
+            Algorithm::P2c => self.better_of_two(group, choosing, |a, b| {
+                self.pool.candidate(b, flow.now).is_lighter_than(self.pool.candidate(a, flow.now))
+            }),
+            Algorithm::PeakEwma => {
+                self.better_of_two(group, choosing, |a, b| self.price(b, flow) < self.price(a, flow))
+            }
+            Algorithm::Random => self.drawn(group, choosing),
+            Algorithm::First => {
+                group.eligible.iter().map(|&(i, _)| i).find(|&i| self.accepts(group, choosing, i, flow.random))
+            }
+            Algorithm::Maglev { .. } | Algorithm::Rendezvous | Algorithm::RingHash { .. } => {
+                self.pinned(group, choosing)
+            }
+        }
     }
 
-    fn candidate(&self, index: u32) -> Candidate {
-        Candidate { index, weight: self.pool.weight(index as usize).max(1), load: self.load(index) }
+    fn next_turn(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
+        let start = position(choosing.ticket, group.cycle.len());
+        let first = *group.cycle.get(start)?;
+        if self.accepts(group, choosing, first, choosing.ticket) {
+            return Some(first);
+        }
+        if choosing.ramping {
+            // Its turn goes to any other: the next one would have two.
+            let other = (1..=DRAWS).map(|n| group.cycle[reduce(mix(choosing.flow.random, n), group.cycle.len())]);
+            let mut other = other.filter(|&i| self.accepts(group, choosing, i, choosing.ticket));
+            if let Some(index) = other.next() {
+                return Some(index);
+            }
+        }
+        let (before, after) = group.cycle.split_at(start);
+        after.iter().chain(before).copied().find(|&i| self.accepts(group, choosing, i, choosing.ticket))
     }
 
-    fn load(&self, index: u32) -> u32 {
-        self.pool.sessions(index as usize)
+    /// Slow starts are in the weights.
+    fn lightest(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
+        let start = position(choosing.ticket, group.eligible.len());
+        let (before, after) = group.eligible.split_at(start.min(group.eligible.len()));
+        let all = Choosing { ramping: false, ..*choosing };
+        let open = after.iter().chain(before).filter(|&&(i, _)| self.accepts(group, &all, i, 0));
+        least_conn::pick(open.map(|&(i, _)| self.pool.candidate(i, choosing.flow.now)))
+    }
+
+    /// `is_better(a, b)` says whether b is better than a. Slow starts are in the weights.
+    fn better_of_two(
+        &self,
+        group: &Group,
+        choosing: &Choosing<'_>,
+        is_better: impl Fn(u32, u32) -> bool,
+    ) -> Option<u32> {
+        let all = Choosing { ramping: false, ..*choosing };
+        for n in 0..DRAWS {
+            let (a, b) = p2c::draw(&group.alias, &group.eligible, mix(choosing.flow.random, n))?;
+            let [may_a, may_b] = [a, b].map(|i| self.accepts(group, &all, i, 0));
+            match (may_a, may_b) {
+                (true, true) => return Some(if a != b && is_better(a, b) { b } else { a }),
+                (true, false) => return Some(a),
+                (false, true) => return Some(b),
+                (false, false) => {}
+            }
+        }
+        self.lightest(group, choosing)
+    }
+
+    /// What one more session on endpoint `index` costs.
+    fn price(&self, index: u32, flow: &Flow) -> f32 {
+        let candidate = self.pool.candidate(index, flow.now);
+        self.pool.cost(index, flow.now) * (candidate.load as f32 + 1.0) / candidate.weight.max(1) as f32
+    }
+
+    fn drawn(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
+        let random = choosing.flow.random;
+        for n in 0..DRAWS {
+            let draw = mix(random, n);
+            let index = group.alias.draw(draw)?;
+            if self.accepts(group, choosing, index, draw) {
+                return Some(index);
+            }
+        }
+        let start = reduce(random, group.eligible.len());
+        let (before, after) = group.eligible.split_at(start);
+        after.iter().chain(before).map(|&(i, _)| i).find(|&i| self.accepts(group, choosing, i, random))
+    }
+
+    /// The first that the key leads to and that may take it. The tables know all endpoints of the tier: those that may not
+    /// are passed over, so that only their own flows move while they are out.
+    fn pinned(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
+        let key = choosing.flow.key;
+        let tier: &Tier = self.pool.tiers().get(group.tier)?;
+        let may = |index: u32| self.is_fit(index) && self.accepts(group, choosing, index, key);
+        let known = |place: u32| tier.by_table.get(place as usize).copied();
+        match &tier.table.kind {
+            Kind::Maglev(table) => {
+                let at = |n: u64| table.get(reduce(mix(key, n), table.len())).copied().and_then(known);
+                let drawn = (0..DRAWS).find_map(|n| at(n).filter(|&i| may(i)));
+                drawn.or_else(|| {
+                    let start = reduce(mix(key, 0), table.len());
+                    let (before, after) = table.split_at(start.min(table.len()));
+                    after.iter().chain(before).find_map(|&place| known(place).filter(|&i| may(i)))
+                })
+            }
+            Kind::Ring(points) => ring::walk(points, mix(key, 0)).find_map(|place| known(place).filter(|&i| may(i))),
+            Kind::Nothing => {
+                let all = group.eligible.iter().filter(|&&(i, _)| self.accepts(group, choosing, i, key));
+                rendezvous::pick(key, all.map(|&(i, weight)| (i, self.pool.id(i), weight)))
+            }
+        }
+    }
+
+    fn is_fit(&self, index: u32) -> bool {
+        self.fit.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// Compiles anew if the pool has changed.
@@ -240,31 +423,80 @@ impl Picker {
     /// Fit endpoints; else unknown ones; else, if the pool says so, all that the operator has not withheld.
     fn compile(&mut self, epoch: u64) {
         self.epoch = epoch;
-        let mut eligible = self.weights(Fitness::Fit);
-        if eligible.is_empty() {
-            eligible = self.weights(Fitness::Unknown);
+        self.groups = self.groups_of(&[Fitness::Fit]);
+        if self.groups.is_empty() {
+            self.groups = self.groups_of(&[Fitness::Unknown]);
         }
-        if eligible.is_empty() && self.pool.tries_all() {
-            eligible = self.weights(Fitness::Down);
+        if self.groups.is_empty() && self.pool.tries_all() {
+            self.groups = self.groups_of(&[Fitness::Down, Fitness::Ejected]);
         }
-        self.cycle = match self.pool.algorithm() {
-            Algorithm::RoundRobin | Algorithm::P2c => round_robin::cycle(&eligible),
-            Algorithm::LeastConn => Vec::new(),
-        };
+        let mut eligible: Vec<(u32, u32)> = self.groups.iter().flat_map(|g| g.eligible.iter().copied()).collect();
+        eligible.sort_unstable();
         // Both are in the order of the pool.
         let mut next = eligible.iter().map(|&(i, _)| i).peekable();
         let others = (0u32..).take(self.pool.len()).filter(|i| next.next_if_eq(i).is_none());
         let excluded = others.map(|i| (i, self.exclusion(i as usize))).collect();
+        self.fit.clear();
+        if self.pool.algorithm().is_pinned() {
+            self.fit.resize(self.pool.len().div_ceil(64), 0);
+            eligible.iter().for_each(|&(i, _)| self.fit[i as usize / 64] |= 1 << (i % 64));
+        }
+        let ends = eligible.iter().map(|&(i, _)| self.pool.ramps_until(i));
+        self.ramps_until = match (ends.clone().min(), ends.max()) {
+            // Where all begin together nobody has more than another.
+            (Some(first), Some(last)) if first < last => last,
+            _ => Duration::ZERO,
+        };
         self.field = Rc::new(Field { eligible, excluded });
     }
 
-    fn weights(&self, fitness: Fitness) -> Vec<(u32, u32)> {
-        let of = |i: usize| Some((u32::try_from(i).ok()?, self.pool.weight(i)));
-        (0..self.pool.len())
-            .filter(|&i| self.pool.fitness(i) == fitness)
-            .filter_map(of)
-            .filter(|&(_, w)| w > 0)
-            .collect()
+    /// The tiers that serve, with their endpoints of these fitnesses; none if there are none.
+    fn groups_of(&self, fitnesses: &[Fitness]) -> Vec<Group> {
+        let floor = self.pool.first_tier();
+        let tiers = self.pool.tiers();
+        let mut groups: Vec<Group> = (0..tiers.len()).filter_map(|tier| self.group(tier, fitnesses)).collect();
+        match self.pool.share() {
+            Tiers::Strict if fitnesses == [Fitness::Fit] || fitnesses == [Fitness::Unknown] => {
+                // A failover that waits: unless nobody else is there.
+                let first = groups.iter().position(|g| tiers[g.tier].number() >= floor).unwrap_or(0);
+                groups = groups.into_iter().skip(first).take(1).collect();
+            }
+            Tiers::Strict => {}
+            Tiers::Spill { threshold } => self.spill(&mut groups, threshold),
+        }
+        groups
+    }
+
+    /// Each tier takes the part of what is left that its fit weight allows (Envoy, "Priority levels").
+    fn spill(&self, groups: &mut [Group], threshold: u32) {
+        let mut left = 1.0;
+        for group in groups.iter_mut() {
+            let members = &self.pool.tiers()[group.tier].members;
+            let whole: u64 = members.iter().map(|&i| u64::from(self.pool.weight(i as usize))).sum();
+            let health = group.weights as f64 / whole.max(1) as f64 * 100.0 / f64::from(threshold.max(1));
+            group.share = health.min(left);
+            left -= group.share;
+        }
+        // Where all together do not suffice, each takes its part of the whole.
+        let total = 1.0 - left;
+        groups.iter_mut().for_each(|group| group.share /= f64::max(total, 1e-9));
+    }
+
+    fn group(&self, tier: usize, fitnesses: &[Fitness]) -> Option<Group> {
+        let members = self.pool.tiers()[tier].members.iter();
+        let fit = members.filter(|&&i| fitnesses.contains(&self.pool.fitness(i as usize)));
+        let eligible: Vec<(u32, u32)> =
+            fit.map(|&i| (i, self.pool.weight(i as usize))).filter(|&(_, weight)| weight > 0).collect();
+        if eligible.is_empty() {
+            return None;
+        }
+        let (cycle, alias) = match self.pool.algorithm() {
+            Algorithm::RoundRobin => (round_robin::cycle(&eligible), Alias::default()),
+            algorithm if algorithm.is_drawn() => (Vec::new(), Alias::new(&eligible)),
+            _ => (Vec::new(), Alias::default()),
+        };
+        let weights = eligible.iter().map(|&(_, weight)| u64::from(weight)).sum();
+        Some(Group { tier, eligible, weights, cycle, alias, share: 1.0 })
     }
 }
 

@@ -1,30 +1,17 @@
 //! What every worker shares of a pool.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// In turn, each by its weight.
-    RoundRobin,
-    /// The fewest sessions for its weight.
-    LeastConn,
-    /// The better of two drawn at random (Mitzenmacher, "The Power of Two Choices", 2001).
-    P2c,
-}
+use crate::algorithm::Table;
+use crate::hash::mix;
+use crate::peak_ewma::Cost;
+use crate::{Algorithm, Candidate};
 
-impl Algorithm {
-    /// The word for configuration and status.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastConn => "least_conn",
-            Self::P2c => "p2c",
-        }
-    }
-}
+/// The share of its full share that an endpoint gets when its slow start begins, in percent.
+const FIRST_SHARE: f32 = 0.1;
 
 /// What checks say of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +60,8 @@ pub enum Fitness {
     Unknown,
     /// Down by its checks.
     Down,
+    /// It failed traffic, and is out for a time.
+    Ejected,
     /// Withheld by the operator, or by weight 0.
     Withheld,
 }
@@ -88,6 +77,32 @@ pub struct EndpointSpec {
     pub health: Health,
     /// State at start.
     pub admin: Admin,
+    /// What hashes know it by: the same in every process ([`crate::hash::of`] of its address).
+    pub id: u64,
+    /// When it serves: lower ones first.
+    pub tier: u32,
+}
+
+/// How tiers share the flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiers {
+    /// The first that has a fit endpoint serves alone.
+    #[default]
+    Strict,
+    /// Each takes as much as it has fit weight, counted full from this share (in percent) on; the rest goes to the next.
+    Spill {
+        /// In percent, 1 to 100.
+        threshold: u32,
+    },
+}
+
+/// How an endpoint that has just become fit comes to its full share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowStart {
+    /// From a tenth to all of its share.
+    pub length: Duration,
+    /// Whether the first verdict after the start of the process begins one as well.
+    pub at_start: bool,
 }
 
 /// A pool as configured.
@@ -101,6 +116,24 @@ pub struct PoolSpec {
     pub max_sessions: Option<u32>,
     /// Whether, when no endpoint is fit, every one that the operator has not withheld is tried.
     pub try_all_when_none_fit: bool,
+    /// How tiers share the flows.
+    pub tiers: Tiers,
+    /// `None` is none.
+    pub slow_start: Option<SlowStart>,
+}
+
+impl Default for PoolSpec {
+    /// Round robin over nobody, without limits.
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::RoundRobin,
+            endpoints: Vec::new(),
+            max_sessions: None,
+            try_all_when_none_fit: false,
+            tiers: Tiers::default(),
+            slow_start: None,
+        }
+    }
 }
 
 /// Two cache lines: adjacent-line prefetch would otherwise let neighbours share one.
@@ -114,27 +147,48 @@ struct Slot {
     weight: AtomicU32,
     health: AtomicU8,
     admin: AtomicU8,
+    ejected: AtomicBool,
     /// [`NO_LIMIT`] is none. As `weight`; a lease that sees the old limit was taken before the change.
     max_sessions: AtomicU32,
+    /// When its slow start began, in milliseconds of the process's clock; 0 is never. As `weight`.
+    since: AtomicU64,
+    /// Written by workers after a connect, read by picks.
+    cost: Cost,
 }
 
 const NO_LIMIT: u32 = u32::MAX;
 
 impl Slot {
-    fn set(&self, spec: &EndpointSpec) {
+    fn set(&self, spec: &EndpointSpec, now: Duration) {
+        let was_fit = self.is_fit();
         self.weight.store(spec.weight, Ordering::Relaxed);
         self.health.store(spec.health as u8, Ordering::Relaxed);
         self.admin.store(spec.admin as u8, Ordering::Relaxed);
         self.max_sessions.store(spec.max_sessions.unwrap_or(NO_LIMIT), Ordering::Relaxed);
+        if !was_fit && self.is_fit() {
+            self.starts(now);
+        }
     }
 
-    fn has_room(&self) -> bool {
-        self.active.load(Ordering::Relaxed) < self.max_sessions.load(Ordering::Relaxed)
+    /// It takes sessions from `now` on.
+    fn starts(&self, now: Duration) {
+        self.since.store(milliseconds(now), Ordering::Relaxed);
     }
 
-    /// Counts a session, within the limit. Exact under any number of threads.
-    fn take(&self) -> bool {
-        match self.max_sessions.load(Ordering::Relaxed) {
+    fn is_fit(&self) -> bool {
+        self.weight.load(Ordering::Relaxed) > 0
+            && self.admin.load(Ordering::Relaxed) == Admin::Enabled as u8
+            && !self.ejected.load(Ordering::Relaxed)
+            && [Health::Up as u8, Health::Unchecked as u8].contains(&self.health.load(Ordering::Relaxed))
+    }
+
+    fn room(&self, most: u32) -> bool {
+        self.active.load(Ordering::Relaxed) < self.max_sessions.load(Ordering::Relaxed).min(most)
+    }
+
+    /// Counts a session, within its limit and `most`. Exact under any number of threads.
+    fn take(&self, most: u32) -> bool {
+        match self.max_sessions.load(Ordering::Relaxed).min(most) {
             NO_LIMIT => {
                 self.active.fetch_add(1, Ordering::Relaxed);
                 true
@@ -142,6 +196,10 @@ impl Slot {
             max => count_up_to(&self.active, max),
         }
     }
+}
+
+fn milliseconds(now: Duration) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What outlives a rebuild, beside the slots.
@@ -153,8 +211,29 @@ struct State {
     epoch: AtomicU64,
     /// The turn of round robin, shared so that shares are exact over all workers. Relaxed: only its own value matters.
     ticket: AtomicU64,
-    /// Sessions of the pool that began while `max_sessions` was set. Relaxed, as `Slot::active`.
+    /// Sessions of the pool that began while somebody needed their number. Relaxed, as `Slot::active`.
     active: AtomicU32,
+    /// The first tier that may serve: higher than 0 after a failover that waits for its failback. As `Slot::weight`.
+    first_tier: AtomicU32,
+}
+
+/// The endpoints of one tier.
+#[derive(Debug)]
+pub(crate) struct Tier {
+    /// As the configuration numbers it.
+    number: u32,
+    /// Their places in the pool, in its order.
+    pub(crate) members: Box<[u32]>,
+    /// By place in the table: the place in the pool.
+    pub(crate) by_table: Box<[u32]>,
+    pub(crate) table: Arc<Table>,
+}
+
+impl Tier {
+    /// As the configuration numbers it.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
 }
 
 /// The shared truth of a pool: who may be chosen and how loaded each is.
@@ -163,42 +242,61 @@ pub struct Pool {
     algorithm: Algorithm,
     /// Shared with the pools that this one was rebuilt from, and will be rebuilt into: a lease of any of them counts in all.
     slots: Box<[Arc<Slot>]>,
+    ids: Box<[u64]>,
+    tiers: Box<[Tier]>,
+    share: Tiers,
     state: Arc<State>,
     max_sessions: Option<u32>,
     try_all_when_none_fit: bool,
+    slow_start: Option<SlowStart>,
 }
 
 impl Pool {
-    /// Builds a pool whose endpoints carry no sessions yet.
+    /// Builds a pool whose endpoints carry no sessions yet, at the start of the process.
     #[must_use]
     pub fn new(spec: &PoolSpec) -> Self {
-        let state = State { epoch: AtomicU64::new(1), ticket: AtomicU64::new(0), active: AtomicU32::new(0) };
-        Self::assemble(spec, Arc::new(state), |_| None)
+        let state = State {
+            epoch: AtomicU64::new(1),
+            ticket: AtomicU64::new(0),
+            active: AtomicU32::new(0),
+            first_tier: AtomicU32::new(0),
+        };
+        Self::assemble(spec, Arc::new(state), None, &[], Duration::ZERO)
     }
 
-    /// `survivor` gives the slot of an endpoint of `spec` that lives on.
-    fn assemble(spec: &PoolSpec, state: Arc<State>, survivor: impl Fn(usize) -> Option<Arc<Slot>>) -> Self {
+    /// `survivors` gives for each endpoint of `spec` which one of `old` it is.
+    fn assemble(
+        spec: &PoolSpec,
+        state: Arc<State>,
+        old: Option<&Self>,
+        survivors: &[Option<usize>],
+        now: Duration,
+    ) -> Self {
+        let survivor = |i: usize| old?.slots.get((*survivors.get(i)?)?).map(Arc::clone);
         let slot = |(i, e): (usize, &EndpointSpec)| {
             let slot = survivor(i).unwrap_or_default();
-            slot.set(e);
+            slot.set(e, now);
             slot
         };
         Self {
             algorithm: spec.algorithm,
             slots: spec.endpoints.iter().enumerate().map(slot).collect(),
+            ids: spec.endpoints.iter().map(|e| e.id).collect(),
+            tiers: tiers(spec, old),
+            share: spec.tiers,
             state,
             max_sessions: spec.max_sessions,
             try_all_when_none_fit: spec.try_all_when_none_fit,
+            slow_start: spec.slow_start,
         }
     }
 
-    /// The pool that `spec` asks for, with what lives on: `survivors` tells for each endpoint of `spec` which one of this
-    /// pool it is. Survivors keep their sessions and the pool its turn; everything else is as `spec` says, for this pool
-    /// too: its pickers choose by the new weights and states until nobody uses them any more.
+    /// The pool that `spec` asks for at `now`, with what lives on: `survivors` tells for each endpoint of `spec` which one of
+    /// this pool it is. Survivors keep their sessions and the pool its turn; everything else is as `spec` says, for this
+    /// pool too: its pickers choose by the new weights and states until nobody uses them any more.
     #[must_use]
-    pub fn rebuild(&self, spec: &PoolSpec, survivors: &[Option<usize>]) -> Self {
-        let survivor = |i: usize| self.slots.get((*survivors.get(i)?)?).map(Arc::clone);
-        let rebuilt = Self::assemble(spec, Arc::clone(&self.state), survivor);
+    pub fn rebuild(&self, spec: &PoolSpec, survivors: &[Option<usize>], now: Duration) -> Self {
+        let rebuilt = Self::assemble(spec, Arc::clone(&self.state), Some(self), survivors, now);
         rebuilt.state.epoch.fetch_add(1, Ordering::Release);
         rebuilt
     }
@@ -254,6 +352,12 @@ impl Pool {
         }
     }
 
+    /// Whether endpoint `index` failed traffic, and is out for a time.
+    #[must_use]
+    pub fn is_ejected(&self, index: usize) -> bool {
+        self.slots.get(index).is_some_and(|s| s.ejected.load(Ordering::Relaxed))
+    }
+
     /// Whether endpoint `index` may be chosen.
     #[must_use]
     pub fn fitness(&self, index: usize) -> Fitness {
@@ -261,38 +365,85 @@ impl Pool {
             return Fitness::Withheld;
         }
         match self.health(index) {
+            Health::Down => Fitness::Down,
+            _ if self.is_ejected(index) => Fitness::Ejected,
             Health::Up | Health::Unchecked => Fitness::Fit,
             Health::Unknown => Fitness::Unknown,
-            Health::Down => Fitness::Down,
         }
     }
 
     /// Whether no endpoint is fit and none is unknown: `when_none_fit` decides.
     #[must_use]
     pub fn none_fit(&self) -> bool {
-        (0..self.len()).all(|i| matches!(self.fitness(i), Fitness::Down | Fitness::Withheld))
+        (0..self.len()).all(|i| !matches!(self.fitness(i), Fitness::Fit | Fitness::Unknown))
     }
 
-    /// Sets what checks say. For the control thread.
-    pub fn set_health(&self, index: usize, health: Health) {
-        self.change(index, |slot| slot.health.store(health as u8, Ordering::Relaxed));
+    /// Sets what checks say at `now`. For the control thread.
+    pub fn set_health(&self, index: usize, health: Health, now: Duration) {
+        self.change(index, now, |slot| {
+            let before = slot.health.swap(health as u8, Ordering::Relaxed);
+            before == Health::Unknown as u8 && slot.since.load(Ordering::Relaxed) == 0
+        });
     }
 
-    /// Sets what the operator says. For the control thread.
-    pub fn set_admin(&self, index: usize, admin: Admin) {
-        self.change(index, |slot| slot.admin.store(admin as u8, Ordering::Relaxed));
+    /// Takes endpoint `index` out, or lets it in again, at `now`. For the control thread.
+    pub fn set_ejected(&self, index: usize, is_ejected: bool, now: Duration) {
+        self.change(index, now, |slot| {
+            slot.ejected.store(is_ejected, Ordering::Relaxed);
+            false
+        });
     }
 
-    /// Sets a weight. For the control thread.
-    pub fn set_weight(&self, index: usize, weight: u32) {
-        self.change(index, |slot| slot.weight.store(weight, Ordering::Relaxed));
-    }
-
-    fn change(&self, index: usize, store: impl FnOnce(&Slot)) {
-        if let Some(slot) = self.slots.get(index) {
-            store(slot);
-            self.state.epoch.fetch_add(1, Ordering::Release);
+    /// Changes a slot; `store` tells whether that is its first verdict since the start of the process.
+    fn change(&self, index: usize, now: Duration, store: impl FnOnce(&Slot) -> bool) {
+        let Some(slot) = self.slots.get(index) else { return };
+        let was_fit = slot.is_fit();
+        let is_first = store(slot);
+        let ramps = !is_first || self.slow_start.is_some_and(|s| s.at_start);
+        if !was_fit && slot.is_fit() && ramps {
+            slot.starts(now);
         }
+        self.state.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Endpoint `index` was connected to in `took`, at `now`: what `peak_ewma` goes by. A failure counts as a slow answer.
+    pub fn observe(&self, index: usize, took: Duration, now: Duration) {
+        if self.algorithm == Algorithm::PeakEwma
+            && let Some(slot) = self.slots.get(index)
+        {
+            slot.cost.observe(took, now);
+        }
+    }
+
+    /// The number of the first tier that may serve.
+    #[must_use]
+    pub fn first_tier(&self) -> u32 {
+        self.state.first_tier.load(Ordering::Relaxed)
+    }
+
+    /// Lets tiers before `number` wait: a failover that waits for its failback. For the control thread.
+    pub fn set_first_tier(&self, number: u32) {
+        self.state.first_tier.store(number, Ordering::Relaxed);
+        self.state.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// The lowest number of a tier that has a fit endpoint.
+    #[must_use]
+    pub fn fit_tier(&self) -> Option<u32> {
+        let has_fit = |tier: &&Tier| tier.members.iter().any(|&i| self.fitness(i as usize) == Fitness::Fit);
+        self.tiers.iter().find(has_fit).map(|tier| tier.number)
+    }
+
+    pub(crate) fn tiers(&self) -> &[Tier] {
+        &self.tiers
+    }
+
+    pub(crate) fn share(&self) -> Tiers {
+        self.share
+    }
+
+    pub(crate) fn id(&self, index: u32) -> u64 {
+        self.ids.get(index as usize).copied().unwrap_or_default()
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -311,16 +462,86 @@ impl Pool {
         self.try_all_when_none_fit
     }
 
-    /// Whether endpoint `index` has room, as a hint: [`Pool::lease`] decides.
-    pub(crate) fn has_room(&self, index: u32) -> bool {
-        self.slots.get(index as usize).is_some_and(|slot| slot.has_room())
+    /// Sessions of the whole pool, where they are counted.
+    pub(crate) fn total(&self) -> u64 {
+        u64::from(self.state.active.load(Ordering::Relaxed))
+    }
+
+    /// Whether endpoint `index` has room for one more within `most`, as a hint: [`Entry::lease`] decides.
+    pub(crate) fn has_room(&self, index: u32, most: u32) -> bool {
+        self.slots.get(index as usize).is_some_and(|slot| slot.room(most))
+    }
+
+    pub(crate) fn cost(&self, index: u32, now: Duration) -> f32 {
+        self.slots.get(index as usize).map_or(f32::MAX, |slot| slot.cost.at(now))
+    }
+
+    /// What an algorithm that compares loads knows of endpoint `index`; in its slow start it weighs less.
+    pub(crate) fn candidate(&self, index: u32, now: Duration) -> Candidate {
+        let weight = self.weight(index as usize).max(1);
+        let weight = match self.slow_start {
+            None => weight,
+            Some(_) => (weight as f32 * 1024.0 * self.ramp(index, now)) as u32,
+        };
+        Candidate { index, weight, load: self.sessions(index as usize) }
+    }
+
+    /// When the slow start of endpoint `index` is over.
+    pub(crate) fn ramps_until(&self, index: u32) -> Duration {
+        let since = self.slots.get(index as usize).map_or(0, |slot| slot.since.load(Ordering::Relaxed));
+        match (self.slow_start, since) {
+            (Some(slow_start), 1..) => Duration::from_millis(since).saturating_add(slow_start.length),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The part of its share that endpoint `index` gets at `now`: 1 but for its slow start.
+    pub(crate) fn ramp(&self, index: u32, now: Duration) -> f32 {
+        let Some(slow_start) = self.slow_start else { return 1.0 };
+        let left = self.ramps_until(index).saturating_sub(now).as_secs_f32();
+        (1.0 - left / slow_start.length.as_secs_f32().max(1e-3)).clamp(FIRST_SHARE, 1.0)
+    }
+
+    /// Whether the slow start of endpoint `index` lets a flow in that `draw` stands for: always the same for the same draw,
+    /// and once let in, let in until the end.
+    pub(crate) fn ramp_lets_in(&self, index: u32, draw: u64, now: Duration) -> bool {
+        // Salted: the algorithms draw from the same pair.
+        let share = (mix(draw ^ 0x736c_6f77, self.id(index)) >> 40) as f32 / (1u32 << 24) as f32;
+        share < self.ramp(index, now)
     }
 
     /// Takes one of the pool's own places, where it has a limit.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Entry> {
-        let Some(max) = self.max_sessions else { return Some(Entry(Arc::clone(self))) };
-        count_up_to(&self.state.active, max).then(|| Entry(Arc::clone(self)))
+        let is_counted = match self.max_sessions {
+            Some(max) => count_up_to(&self.state.active, max).then_some(true)?,
+            None if self.algorithm.load_bound().is_some() => {
+                self.state.active.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        };
+        Some(Entry { pool: Arc::clone(self), is_counted })
     }
+}
+
+/// The tiers of `spec` in the order of their numbers; tables that `old` has for the same endpoints are taken over.
+fn tiers(spec: &PoolSpec, old: Option<&Pool>) -> Box<[Tier]> {
+    let numbers: BTreeSet<u32> = spec.endpoints.iter().map(|e| e.tier).collect();
+    let tier = |number: u32| {
+        let members = (0u32..).zip(&spec.endpoints).filter(|(_, e)| e.tier == number);
+        let mut by_id: Vec<(u64, u32, u32)> =
+            members.clone().filter(|(_, e)| e.weight > 0).map(|(i, e)| (e.id, e.weight, i)).collect();
+        by_id.sort_unstable();
+        let of: Vec<(u64, u32)> = by_id.iter().map(|&(id, weight, _)| (id, weight)).collect();
+        let known = old.into_iter().flat_map(|o| &o.tiers).find(|t| t.table.is_for(spec.algorithm, &of));
+        Tier {
+            number,
+            members: members.map(|(i, _)| i).collect(),
+            by_table: by_id.iter().map(|&(_, _, i)| i).collect(),
+            table: known.map_or_else(|| Arc::new(Table::new(spec.algorithm, of)), |t| Arc::clone(&t.table)),
+        }
+    };
+    numbers.into_iter().map(tier).collect()
 }
 
 /// Adds one unless that passes `max`. Exact under any number of threads.
@@ -329,20 +550,23 @@ fn count_up_to(count: &AtomicU32, max: u32) -> bool {
 }
 
 /// A place in the pool, before an endpoint is chosen.
-pub(crate) struct Entry(Arc<Pool>);
+pub(crate) struct Entry {
+    pool: Arc<Pool>,
+    is_counted: bool,
+}
 
 impl Entry {
-    /// Takes a place at endpoint `index`; gives the entry back where that is full.
-    pub(crate) fn lease(self, index: u32) -> Result<Lease, Self> {
-        let Some(slot) = self.0.slots.get(index as usize) else { return Err(self) };
-        if slot.take() { Ok(Lease { entry: self, index }) } else { Err(self) }
+    /// Takes a place at endpoint `index`, within its limit and `most`; gives the entry back where that is full.
+    pub(crate) fn lease(self, index: u32, most: u32) -> Result<Lease, Self> {
+        let Some(slot) = self.pool.slots.get(index as usize) else { return Err(self) };
+        if slot.take(most) { Ok(Lease { entry: self, index }) } else { Err(self) }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.0.max_sessions.is_some() {
-            self.0.state.active.fetch_sub(1, Ordering::Relaxed);
+        if self.is_counted {
+            self.pool.state.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -363,7 +587,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(slot) = self.entry.0.slots.get(self.index as usize) {
+        if let Some(slot) = self.entry.pool.slots.get(self.index as usize) {
             slot.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
