@@ -7,6 +7,7 @@ mod keyed;
 mod large;
 mod load;
 mod measure;
+mod pick;
 mod proxies;
 mod reload;
 mod report;
@@ -38,6 +39,8 @@ enum Command {
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
     Large(large::LargeArgs),
+    /// What a pick costs, by algorithm and number of endpoints
+    Pick,
     /// The server side, in a process of its own
     #[command(hide = true)]
     Serve,
@@ -70,6 +73,10 @@ fn main() -> anyhow::Result<()> {
         Command::Tcp(args) => tcp(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
+        Command::Pick => {
+            pick::run();
+            Ok(())
+        }
         Command::Serve => server::serve(),
     }
 }

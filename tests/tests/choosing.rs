@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use floodway_tests::{Backend, Ending, Floodway, WORKERS, connect, read_to_ending, wait_until};
+use floodway_tests::{Backend, Ending, Floodway, WORKERS, connect, connect_from, read_to_ending, wait_until};
 
 /// Opens a session and reads which server it is at.
 fn served_by(front: SocketAddr) -> (String, TcpStream) {
@@ -72,6 +72,105 @@ fn least_conn_fills_the_emptiest() {
         let (next, _next) = counts(address, 10);
         assert_eq!(next, BTreeMap::from([("a".into(), 10)]), "the emptier one is filled up");
     }
+}
+
+/// Thousands of clients, each from an address of its own: where `explain` says, live and offline, over all workers; the same
+/// when the file has another order, and in another process.
+#[test]
+fn pinned_clients_go_where_explain_says() {
+    let servers: Vec<Backend> = (0..5).map(|i| Backend::named(&format!("s{i}"))).collect();
+    let name_of =
+        |address: &str| servers.iter().position(|s| s.address().to_string() == address).map(|i| format!("s{i}"));
+    let list = |order: &[usize]| {
+        let one =
+            |&i: &usize| format!("{{ name: s{i}, address: \"{}\", weight: {} }}", servers[i].address(), 50 + 20 * i);
+        order.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let source =
+        |i: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(0x7f00_0000 | (i.wrapping_mul(2_654_435_761) >> 8)));
+    for (round, balance) in ["maglev", "rendezvous", "ring_hash"].into_iter().enumerate() {
+        let pool = |order: &[usize]| format!("  p: {{ endpoints: [{}], balance: {balance} }}", list(order));
+        let floodway = front(&pool(&[0, 1, 2, 3, 4]), 1 << round);
+        let other = front(&pool(&[3, 0, 4, 2, 1]), 2);
+        let address = floodway.address("l");
+        for i in 1..=3334u32 {
+            let from = source(i);
+            if i == 1700 {
+                let _ = floodway.ask(&["drain", "p/s2"]);
+            }
+            let explained = floodway.api("GET", &format!("/v1/explain?listener=l&source={from}")).1;
+            let said = explained["endpoint"].as_str().and_then(name_of).expect("an endpoint");
+            let stream = connect_from(from, address).unwrap();
+            let mut name = String::new();
+            BufReader::new(&stream).read_line(&mut name).unwrap();
+            assert_eq!(name.trim_end(), said, "{balance}, {from}: {explained}");
+            floodway_tests::reset(stream);
+            if i % 100 == 0 && i < 1700 {
+                let offline = floodway.ask(&["explain", "l", "--source", &from.to_string()]);
+                let there = other.api("GET", &format!("/v1/explain?listener=l&source={from}")).1;
+                assert_eq!(
+                    (&offline["endpoint"], &there["endpoint"]),
+                    (&explained["endpoint"], &explained["endpoint"])
+                );
+            }
+        }
+    }
+}
+
+/// The tier that fell serves again when the pool says so.
+#[test]
+fn a_tier_falls_and_waits_for_its_failback() {
+    let (mut a, b) = (Backend::named("a"), Backend::named("b"));
+    for (failback, waits) in [("auto", false), ("manual", true), ("1s", false)] {
+        a.restart();
+        let pool = endpoints(&[("a", &a, ""), ("b", &b, ", tier: 1")]);
+        let more =
+            format!("tiers: {{ failback: {failback} }}, health: {{ check: tcp, every: 50ms, rise: 1, fall: 1 }}");
+        let floodway = front(&format!("  p: {{ endpoints: [{pool}], {more} }}"), 2);
+        let address = floodway.address("l");
+        let serves = |name: &str| served_by(address).0 == name;
+        wait_until(|| "the first tier".into(), Duration::from_secs(5), || serves("a"));
+        a.stop();
+        wait_until(
+            || "the second tier".into(),
+            Duration::from_secs(5),
+            || std::panic::catch_unwind(|| serves("b")).unwrap_or(false),
+        );
+        a.restart();
+        let up = || floodway.metric("endpoint_state", &["endpoint_name=\"a\"", "state=\"up\""]) == 1.0;
+        wait_until(|| "a to be up".into(), Duration::from_secs(5), up);
+        if waits {
+            assert!(serves("b"));
+            let explained = floodway.ask(&["explain", "l", "--live"]);
+            assert_eq!(explained["excluded"][0]["reason"], "another tier serves", "{explained}");
+            assert!(floodway.command(&["failback", "p"]).status.success());
+            assert!(serves("a"));
+        } else {
+            wait_until(|| format!("{failback}: the first tier again"), Duration::from_secs(10), || serves("a"));
+        }
+    }
+}
+
+/// A server that has come back gets its share bit by bit.
+#[test]
+fn a_server_that_comes_back_is_not_flooded() {
+    let (mut a, b) = (Backend::named("a"), Backend::named("b"));
+    let pool = endpoints(&[("a", &a, ""), ("b", &b, "")]);
+    let more = "slow_start: { time: 1h, at_start: off }, health: { check: tcp, every: 50ms, rise: 1, fall: 1 }";
+    let floodway = front(&format!("  p: {{ endpoints: [{pool}], {more} }}"), 2);
+    let state =
+        |state: &str| floodway.metric("endpoint_state", &["endpoint_name=\"a\"", &format!("state=\"{state}\"")]) == 1.0;
+    wait_until(|| "a to be up".into(), Duration::from_secs(5), || state("up"));
+    let (even, _held) = counts(floodway.address("l"), 40);
+    assert_eq!((even["a"], even["b"]), (20, 20), "nothing ramps at the start if it is not to");
+    a.stop();
+    wait_until(|| "a to be down".into(), Duration::from_secs(5), || state("down"));
+    a.restart();
+    wait_until(|| "a to be up again".into(), Duration::from_secs(5), || state("up"));
+    let (ramped, _held) = counts(floodway.address("l"), 400);
+    // A tenth of its half, and what b leaves in turn.
+    let got = ramped.get("a").copied().unwrap_or(0);
+    assert!((2..=60).contains(&got), "{ramped:?}");
 }
 
 #[test]

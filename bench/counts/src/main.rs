@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_balance::{Admin, Algorithm, EndpointSpec, Health, Picker, Pool, PoolSpec, Tried};
+use floodway_balance::{Admin, Algorithm, EndpointSpec, Flow, Health, Picker, Pool, PoolSpec, Tried, hash};
 use floodway_flow::{Direction, Duplex, Permits, Step, Timeouts};
 use floodway_runtime::{Bytes, Lanes};
 
@@ -16,6 +16,11 @@ fn main() {
         Some("pick-round-robin-3") => pick(Algorithm::RoundRobin, 3, times),
         Some("pick-round-robin-1000") => pick(Algorithm::RoundRobin, 1000, times),
         Some("pick-p2c-1000") => pick(Algorithm::P2c, 1000, times),
+        Some("pick-random-1000") => pick(Algorithm::Random, 1000, times),
+        Some("pick-peak-ewma-1000") => pick(Algorithm::PeakEwma, 1000, times),
+        Some("pick-maglev-1000") => pick(Algorithm::Maglev { slots: 65_537 }, 1000, times),
+        Some("pick-ring-hash-100") => pick(Algorithm::RingHash { load_bound: None }, 100, times),
+        Some("pick-rendezvous-100") => pick(Algorithm::Rendezvous, 100, times),
         Some("pick-least-conn-100") => pick(Algorithm::LeastConn, 100, times),
         Some("duplex-round-trip") => round_trip(times),
         Some("permit") => permit(times),
@@ -26,13 +31,20 @@ fn main() {
 
 /// A pick and the end of its session.
 fn pick(algorithm: Algorithm, endpoints: usize, times: u64) {
-    let endpoint = EndpointSpec { weight: 100, max_sessions: None, health: Health::Up, admin: Admin::Enabled };
-    let spec =
-        PoolSpec { algorithm, endpoints: vec![endpoint; endpoints], max_sessions: None, try_all_when_none_fit: true };
-    let mut picker = Picker::new(Arc::new(Pool::new(&spec)));
+    let endpoint = |i: u64| EndpointSpec {
+        weight: 100,
+        max_sessions: None,
+        health: Health::Up,
+        admin: Admin::Enabled,
+        id: hash::of(&i.to_be_bytes()),
+        tier: 0,
+    };
+    let endpoints = (0..endpoints as u64).map(endpoint).collect();
+    let mut picker = Picker::new(Arc::new(Pool::new(&PoolSpec { algorithm, endpoints, ..PoolSpec::default() })));
     let none = Tried::default();
     for i in 0..times {
-        let _ = black_box(picker.pick(&none, black_box(i.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
+        let random = black_box(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let _ = black_box(picker.pick(&Flow { key: random, random, now: Duration::from_micros(i) }, &none));
     }
 }
 

@@ -73,6 +73,11 @@ pub enum Call {
         /// The endpoint's name or address; `None` is all of the pool.
         endpoint: Option<String>,
     },
+    /// Let the tiers that have fallen serve again.
+    FailBack {
+        /// The pool's name.
+        pool: String,
+    },
     /// Where a connection would go.
     Explain {
         /// The listener's name.
@@ -172,6 +177,7 @@ impl Api {
             .route("/v1/pools/{pool}/endpoints/{endpoint}", post(change))
             .route("/v1/pools/{pool}/endpoints/{endpoint}/changes", delete(reset))
             .route("/v1/pools/{pool}/changes", delete(reset_all))
+            .route("/v1/pools/{pool}/failback", post(fail_back))
             .route("/v1/explain", get(explain))
             .route("/v1/take-over", post(take_over))
             .route("/v1/openapi.json", get(|| async { ([("content-type", "application/json")], OPENAPI) }))
@@ -289,6 +295,10 @@ async fn reset(State(api): State<Api>, Extension(by): By, Path((pool, endpoint))
 
 async fn reset_all(State(api): State<Api>, Extension(by): By, Path(pool): Path<String>) -> Response {
     said(api.ask(Call::Reset { pool, endpoint: None }, by).await)
+}
+
+async fn fail_back(State(api): State<Api>, Extension(by): By, Path(pool): Path<String>) -> Response {
+    said(api.ask(Call::FailBack { pool }, by).await)
 }
 
 #[derive(Debug, Deserialize)]

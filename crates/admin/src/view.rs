@@ -221,12 +221,12 @@ fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_
 /// As [`explain_in`], of a process that has just started with `config`.
 #[must_use]
 pub fn explain_offline(config: &Config, listener: &str, source: Option<IpAddr>) -> Option<Value> {
-    explain_in(&floodway_runtime::fresh_snapshot(config), listener, source)
+    explain_in(&floodway_runtime::fresh_snapshot(config), listener, source, Duration::ZERO)
 }
 
-/// Where a connection from `source` to `listener` would go, and why not elsewhere. `None` if there is no such listener.
+/// Where a connection from `source` to `listener` would go at `now` of the process's clock, and why not elsewhere. `None` if there is no such listener.
 #[must_use]
-pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>) -> Option<Value> {
+pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>, now: Duration) -> Option<Value> {
     let at = snapshot.listeners.iter().position(|l| l.name == listener)?;
     if source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) {
         let nothing = Value::Null;
@@ -235,6 +235,6 @@ pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>) -
             "policies": [], "excluded": [], "denied": true,
         }));
     }
-    let (pool, choice) = floodway_runtime::explain(snapshot, at);
+    let (pool, choice) = floodway_runtime::explain(snapshot, at, source, now);
     Some(explain(snapshot, at, pool, &choice))
 }

@@ -32,6 +32,22 @@ impl Alias {
         Self { indexes, cuts }
     }
 
+    /// Whether all weigh the same.
+    pub(crate) fn is_even(&self) -> bool {
+        self.cuts.is_empty()
+    }
+
+    /// Two different ones, where all weigh the same and there are two; one twice, where there is one.
+    pub(crate) fn draw_two(&self, random: u64) -> Option<(u32, u32)> {
+        let len = self.indexes.len();
+        let first = reduce(random, len);
+        // The high bits chose the first; the low ones are as good as fresh.
+        let second = first + 1 + reduce(random.wrapping_mul(0x9e37_79b9_7f4a_7c15), len.saturating_sub(1));
+        let second = if second >= len { second - len } else { second };
+        let a = *self.indexes.get(first)?;
+        Some((a, self.indexes.get(second).copied().unwrap_or(a)))
+    }
+
     /// The draw that `random` says; `None` if there is nothing to draw from.
     pub(crate) fn draw(&self, random: u64) -> Option<u32> {
         let place = reduce(random, self.indexes.len());

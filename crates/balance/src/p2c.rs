@@ -11,6 +11,9 @@ const REDRAWS: u64 = 4;
 
 /// Two of `eligible` (index, weight), drawn by weight, and different ones where there are two. `None` for nobody.
 pub(crate) fn draw(alias: &Alias, eligible: &[(u32, u32)], random: u64) -> Option<(u32, u32)> {
+    if alias.is_even() {
+        return alias.draw_two(random);
+    }
     let first = alias.draw(random)?;
     let again = (1..=REDRAWS).filter_map(|n| alias.draw(mix(random, n)));
     let second = again.into_iter().find(|&second| second != first).or_else(|| {

@@ -1,5 +1,6 @@
 //! What one worker keeps of a pool, and the choice itself.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,12 @@ use std::time::Duration;
 use crate::algorithm::Kind;
 use crate::alias::Alias;
 use crate::hash::{mix, reduce};
-use crate::pool::Tier;
+use crate::pool::{Entry, Tier};
 use crate::{Admin, Algorithm, Fitness, Health, Lease, Pool, Tiers, least_conn, p2c, rendezvous, ring, round_robin};
 
+/// Fields of candidates that a picker remembers, and endpoints in all of them: a session of long ago cannot tell any more.
+const PAST_FIELDS: usize = 256;
+const PAST_ENDPOINTS: usize = 65_536;
 /// Draws before an algorithm that draws looks at everybody.
 const DRAWS: u64 = 8;
 
@@ -141,14 +145,18 @@ pub struct Picker {
     pool: Arc<Pool>,
     /// The pool's epoch that the rest was compiled at.
     epoch: u64,
-    /// Shared with sessions, which can tell later why they went where they did.
+    /// Sessions know it weakly, to tell later why they went where they did.
     field: Rc<Field>,
+    /// Those before it, the last one last: as many as [`PAST_ENDPOINTS`] allows.
+    past: VecDeque<Rc<Field>>,
     /// In the order of tiers; those after the first take what the first cannot.
     groups: Vec<Group>,
     /// By index, a bit each: whether it may be chosen. Only for algorithms that pin flows.
     fit: Vec<u64>,
     /// Until then some endpoint is in its slow start, and others are not.
     ramps_until: Duration,
+    /// One tier serves, and loads are not bounded.
+    is_plain: bool,
 }
 
 /// What one choice goes by.
@@ -167,7 +175,16 @@ impl Picker {
     /// A view of `pool`, compiled at the first pick.
     #[must_use]
     pub fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, epoch: 0, field: Rc::default(), groups: Vec::new(), fit: Vec::new(), ramps_until: Duration::ZERO }
+        Self {
+            pool,
+            epoch: 0,
+            field: Rc::default(),
+            past: VecDeque::new(),
+            groups: Vec::new(),
+            fit: Vec::new(),
+            ramps_until: Duration::ZERO,
+            is_plain: false,
+        }
     }
 
     /// Chooses an endpoint that is not in `tried`, and counts the session there.
@@ -185,6 +202,21 @@ impl Picker {
             _ => self.pool.ticket(),
         };
         let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
+        if self.is_plain
+            && tried.is_empty()
+            && flow.now >= self.ramps_until
+            && let Some(index) = self.blind(&self.groups[0], flow, ticket)
+        {
+            match entry.lease(index, u32::MAX) {
+                Ok(lease) => return Ok(lease),
+                Err(back) => entry = back,
+            }
+        }
+        self.pick_with_care(entry, flow, tried, ticket)
+    }
+
+    /// Limits, slow starts, bounds, tiers, and what was tried: everything that [`Picker::blind`] does not look at.
+    fn pick_with_care(&self, mut entry: Entry, flow: &Flow, tried: &Tried, ticket: u64) -> Result<Lease, Refusal> {
         let first = self.first_group(flow);
         let groups = || {
             let others = self.groups.iter().enumerate().filter(move |&(g, _)| g != first);
@@ -208,6 +240,42 @@ impl Picker {
         }
         let untried = self.field.eligible.iter().any(|&(i, _)| !tried.has(i));
         Err(if untried { Refusal::Full } else { Refusal::AllTried })
+    }
+
+    /// The algorithm's choice, blind to limits: the common case in few instructions. `None` where it takes more.
+    fn blind(&self, group: &Group, flow: &Flow, ticket: u64) -> Option<u32> {
+        match self.pool.algorithm() {
+            Algorithm::RoundRobin => group.cycle.get(position(ticket, group.cycle.len())).copied(),
+            Algorithm::Random => group.alias.draw(flow.random),
+            Algorithm::P2c => {
+                let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
+                Some(if self.is_lighter(group, b, a, flow.now) { b } else { a })
+            }
+            Algorithm::PeakEwma => {
+                let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
+                Some(if self.price(b, flow) < self.price(a, flow) { b } else { a })
+            }
+            Algorithm::Maglev { .. } => {
+                let tier = self.pool.tiers().get(group.tier)?;
+                let Kind::Maglev(table) = &tier.table.kind else { return None };
+                let place = *table.get(reduce(mix(flow.key, 0), table.len()))?;
+                tier.by_table.get(place as usize).copied().filter(|&i| self.is_fit(i))
+            }
+            Algorithm::LeastConn if !self.pool.has_slow_start() => {
+                let start = position(ticket, group.eligible.len());
+                let (before, after) = group.eligible.split_at(start);
+                self.pool.lightest(after.iter().chain(before))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether one more session on `a` is lighter than on `b`.
+    fn is_lighter(&self, group: &Group, a: u32, b: u32, now: Duration) -> bool {
+        if group.alias.is_even() && !self.pool.has_slow_start() {
+            return self.pool.sessions(a as usize) < self.pool.sessions(b as usize);
+        }
+        self.pool.candidate(a, now).is_lighter_than(self.pool.candidate(b, now))
     }
 
     /// Whom the last pick could choose from.
@@ -299,9 +367,7 @@ impl Picker {
         match self.pool.algorithm() {
             Algorithm::RoundRobin => self.next_turn(group, choosing),
             Algorithm::LeastConn => self.lightest(group, choosing),
-            Algorithm::P2c => self.better_of_two(group, choosing, |a, b| {
-                self.pool.candidate(b, flow.now).is_lighter_than(self.pool.candidate(a, flow.now))
-            }),
+            Algorithm::P2c => self.better_of_two(group, choosing, |a, b| self.is_lighter(group, b, a, flow.now)),
             Algorithm::PeakEwma => {
                 self.better_of_two(group, choosing, |a, b| self.price(b, flow) < self.price(a, flow))
             }
@@ -447,7 +513,13 @@ impl Picker {
             (Some(first), Some(last)) if first < last => last,
             _ => Duration::ZERO,
         };
-        self.field = Rc::new(Field { eligible, excluded });
+        self.is_plain = self.groups.len() == 1 && self.pool.algorithm().load_bound().is_none();
+        let before = std::mem::replace(&mut self.field, Rc::new(Field { eligible, excluded }));
+        self.past.push_back(before);
+        let most = (PAST_ENDPOINTS / self.pool.len().max(1)).clamp(1, PAST_FIELDS);
+        while self.past.len() > most {
+            self.past.pop_front();
+        }
     }
 
     /// The tiers that serve, with their endpoints of these fitnesses; none if there are none.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::algorithm::Table;
 use crate::hash::mix;
 use crate::peak_ewma::Cost;
-use crate::{Algorithm, Candidate};
+use crate::{Algorithm, Candidate, least_conn};
 
 /// The share of its full share that an endpoint gets when its slow start begins, in percent.
 const FIRST_SHARE: f32 = 0.1;
@@ -215,6 +215,9 @@ struct State {
     active: AtomicU32,
     /// The first tier that may serve: higher than 0 after a failover that waits for its failback. As `Slot::weight`.
     first_tier: AtomicU32,
+    /// The lowest fit tier when control last looked, and how often it was another one. Control's own.
+    seen_tier: AtomicU32,
+    tier_moves: AtomicU32,
 }
 
 /// The endpoints of one tier.
@@ -260,6 +263,8 @@ impl Pool {
             ticket: AtomicU64::new(0),
             active: AtomicU32::new(0),
             first_tier: AtomicU32::new(0),
+            seen_tier: AtomicU32::new(0),
+            tier_moves: AtomicU32::new(0),
         };
         Self::assemble(spec, Arc::new(state), None, &[], Duration::ZERO)
     }
@@ -386,6 +391,14 @@ impl Pool {
         });
     }
 
+    /// Endpoint `index` is gone from the configuration: nobody chooses it any more, whichever pool it was found in.
+    pub fn withdraw(&self, index: usize) {
+        self.change(index, Duration::ZERO, |slot| {
+            slot.admin.store(Admin::Disabled as u8, Ordering::Relaxed);
+            false
+        });
+    }
+
     /// Takes endpoint `index` out, or lets it in again, at `now`. For the control thread.
     pub fn set_ejected(&self, index: usize, is_ejected: bool, now: Duration) {
         self.change(index, now, |slot| {
@@ -434,8 +447,21 @@ impl Pool {
         self.tiers.iter().find(has_fit).map(|tier| tier.number)
     }
 
+    /// How often another tier became the lowest fit one, and whether it just did. For the control thread, after every change.
+    #[must_use]
+    pub fn look_at_tiers(&self) -> (u32, bool) {
+        let fit = self.fit_tier().unwrap_or(u32::MAX);
+        let has_moved = self.state.seen_tier.swap(fit, Ordering::Relaxed) != fit;
+        let moves = self.state.tier_moves.fetch_add(u32::from(has_moved), Ordering::Relaxed) + u32::from(has_moved);
+        (moves, has_moved)
+    }
+
     pub(crate) fn tiers(&self) -> &[Tier] {
         &self.tiers
+    }
+
+    pub(crate) fn has_slow_start(&self) -> bool {
+        self.slow_start.is_some()
     }
 
     pub(crate) fn share(&self) -> Tiers {
@@ -484,6 +510,16 @@ impl Pool {
             Some(_) => (weight as f32 * 1024.0 * self.ramp(index, now)) as u32,
         };
         Candidate { index, weight, load: self.sessions(index as usize) }
+    }
+
+    /// The lightest of `eligible` (index, weight) that has room; of several the first.
+    pub(crate) fn lightest<'a>(&self, eligible: impl Iterator<Item = &'a (u32, u32)>) -> Option<u32> {
+        let open = eligible.filter_map(|&(index, weight)| {
+            let slot = self.slots.get(index as usize)?;
+            let load = slot.active.load(Ordering::Relaxed);
+            (load < slot.max_sessions.load(Ordering::Relaxed)).then_some(Candidate { index, weight, load })
+        });
+        least_conn::pick(open)
     }
 
     /// When the slow start of endpoint `index` is over.

@@ -1,5 +1,6 @@
 //! From a tree in its final form to a [`Config`]: values are typed, names resolved, sense checked.
 
+mod balance;
 mod listener;
 mod pool;
 mod process;

@@ -187,14 +187,32 @@ impl Object<'_> {
                 };
                 BTreeMap::from([("ranges".to_owned(), value)])
             }
-            _ => fields_of(self.node, self.section, self.without),
+            _ => {
+                let mut fields = fields_of(self.node, self.section, self.without);
+                if let Some(order) = self.order() {
+                    let shown = Some(format!("[{}]", order.join(", ")));
+                    let value = Shown { meant: order.join(", "), shown, names: BTreeSet::new(), is_default: false };
+                    fields.insert("order".to_owned(), value);
+                }
+                fields
+            }
         }
+    }
+
+    /// The order of a pool's endpoints, where it means something.
+    fn order(&self) -> Option<Vec<&str>> {
+        self.node.get("balance")?.get("first")?;
+        let endpoints = self.node.get("endpoints")?.items();
+        Some(endpoints.iter().filter_map(|e| e.get("address").and_then(Node::text)).collect())
     }
 
     /// Whether it says the same as `other`, word for word.
     fn says_the_same(&self, other: &Self) -> bool {
         if self.without.is_empty() {
             return self.node.says_the_same(other.node);
+        }
+        if self.order() != other.order() {
+            return false;
         }
         let own = |entries: &(Word, Node)| !self.without.contains(&entries.0.text.as_str());
         let mut others = other.node.entries().iter().filter(|e| own(e));

@@ -72,17 +72,17 @@ fn kind(of: &Kind, whole: bool) -> Value {
 #[must_use]
 pub fn keys_markdown() -> String {
     let mut out = String::from("| key | is | default | does |\n|---|---|---|---|\n");
-    rows(&mut out, "", &TOP);
+    rows(&mut out, "", TOP.keys);
     for (prefix, object) in
         [("listeners.NAME.", &LISTENER), ("pools.NAME.", &POOL), ("pools.NAME.endpoints[].", &ENDPOINT)]
     {
-        rows(&mut out, prefix, object);
+        rows(&mut out, prefix, object.keys);
     }
     out
 }
 
-fn rows(out: &mut String, prefix: &str, section: &Section) {
-    for key in section.keys.iter().filter(|k| !k.later) {
+fn rows(out: &mut String, prefix: &str, keys: &[Key]) {
+    for key in keys.iter().filter(|k| !k.later) {
         let default = key.default.filter(|d| *d != "{}").map_or(String::new(), |d| format!("`{d}`"));
         let needed = if key.required { ", required" } else { "" };
         out.push_str(&format!(
@@ -98,20 +98,22 @@ fn rows(out: &mut String, prefix: &str, section: &Section) {
     }
 }
 
-/// The section under a key that is shown in place: the objects have rows of their own.
-fn descend(kind: &Kind) -> Option<&'static Section> {
+/// The keys under a key that are shown in place: the objects have rows of their own.
+fn descend(kind: &Kind) -> Option<&'static [Key]> {
     let section: &'static Section = match kind {
         Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) | Kind::Bind(s) => s,
         Kind::List(item) => return descend(item),
+        Kind::Choice(keys) => return Some(keys),
         _ => return None,
     };
     let objects = [&LISTENER, &POOL, &ENDPOINT];
-    objects.iter().all(|&object| !std::ptr::eq(object, section)).then_some(section)
+    objects.iter().all(|&object| !std::ptr::eq(object, section)).then_some(section.keys)
 }
 
 fn is(kind: &Kind) -> String {
     match kind {
         Kind::Leaf(leaf) => leaf.describe(),
+        Kind::Section(s) if s.keys.is_empty() => "word".into(),
         Kind::Section(_) => "map".into(),
         Kind::TextOr(key, _) => format!("`{key}`, or a map"),
         Kind::Bind(_) => "address, `unix:/path`, or a map".into(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use floodway_balance::{Admin, Algorithm};
+use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
 use floodway_judge::{Check, Rules};
 use floodway_policy::{Access, Prefix, SourcePrefix};
@@ -140,6 +140,14 @@ pub struct Pool {
     pub name: String,
     /// How an endpoint is chosen.
     pub balance: Algorithm,
+    /// What a flow is known by, where the algorithm pins it.
+    pub key: FlowKey,
+    /// How tiers share the flows.
+    pub tiers: Tiers,
+    /// When a tier that has fallen serves again.
+    pub failback: Failback,
+    /// `None` is none.
+    pub slow_start: Option<SlowStart>,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
     /// Active checks; `None` leaves every endpoint unchecked.
@@ -156,6 +164,33 @@ pub struct Pool {
     pub drain: Drain,
 }
 
+/// What a flow is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowKey {
+    /// The client's address and port.
+    Source,
+    /// So many bits of the client's address.
+    SourceIp {
+        /// Of an IPv4 address.
+        v4: u8,
+        /// Of an IPv6 address.
+        v6: u8,
+    },
+    /// The address and port that the client connected to.
+    Destination,
+}
+
+/// When a tier that has fallen serves again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    /// At once.
+    Auto,
+    /// When the operator says so.
+    Manual,
+    /// Once it has been fit for this long.
+    After(Duration),
+}
+
 /// One server of a pool.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -169,6 +204,8 @@ pub struct Endpoint {
     pub max_sessions: Option<u32>,
     /// The operator's word.
     pub state: Admin,
+    /// When it serves: lower ones first.
+    pub tier: u32,
 }
 
 /// Active checks of a pool.

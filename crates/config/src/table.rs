@@ -287,12 +287,16 @@ pub(crate) static POOL: Section = section(
             .or("2"),
         Key::later("on_down", "What becomes of the sessions of an endpoint that falls."),
         Key::later("sticky", "Remembers the choice for a client."),
-        Key::later("tiers", "Endpoints that serve only when others cannot."),
+        Key::new("tiers", Kind::Section(&TIERS), "How endpoints of different `tier` serve.").or("{}"),
         Key::later("zones", "Prefers endpoints nearby."),
         Key::later("subset", "Uses some endpoints of a large pool."),
         Key::later("discovery", "How found endpoints come and go."),
         Key::later("ejection", "Takes out endpoints that fail traffic."),
-        Key::later("slow_start", "Fewer sessions for an endpoint that has just come back."),
+        Key::new(
+            "slow_start",
+            TextOr("time", &SLOW_START),
+            "An endpoint that has just become fit comes to its share bit by bit.",
+        ),
         Key::new(
             "drain",
             Kind::Section(&DRAIN),
@@ -323,13 +327,89 @@ static BALANCE: &[Key] = &[
     Key::new("round_robin", Kind::Section(&NOTHING), "In turn, each by its weight."),
     Key::new("least_conn", Kind::Section(&NOTHING), "The fewest sessions for its weight."),
     Key::new("p2c", Kind::Section(&NOTHING), "The better of two drawn at random."),
-    Key::later("peak_ewma", "The quickest to answer."),
-    Key::later("random", "At random, by weight."),
-    Key::later("maglev", "Always the same for one key."),
-    Key::later("rendezvous", "Always the same for one key."),
-    Key::later("ring_hash", "Always the same for one key."),
-    Key::later("first", "The first that has room."),
+    Key::new(
+        "peak_ewma",
+        Kind::Section(&NOTHING),
+        "The better of two drawn at random, by how long connects take and by sessions.",
+    ),
+    Key::new("random", Kind::Section(&NOTHING), "At random, by weight."),
+    Key::new("first", Kind::Section(&NOTHING), "The first that has room, in the order of the file."),
+    Key::new("maglev", Kind::Section(&MAGLEV), "Always the same for one key, by a table."),
+    Key::new("rendezvous", Kind::Section(&RENDEZVOUS), "Always the same for one key; looks at every endpoint."),
+    Key::new("ring_hash", Kind::Section(&RING_HASH), "Always the same for one key, by a ring."),
 ];
+
+static MAGLEV: Section = section(
+    "`maglev`",
+    &[
+        Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip"),
+        Key::new(
+            "slots",
+            Kind::Leaf(Integer(2, 10_000_000)),
+            "Places in the table, a prime; shares are even with 100 an endpoint, few flows move with 1,300.",
+        )
+        .or("65537"),
+    ],
+);
+
+static RENDEZVOUS: Section =
+    section("`rendezvous`", &[Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip")]);
+
+static RING_HASH: Section = section(
+    "`ring_hash`",
+    &[
+        Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip"),
+        Key::new(
+            "load_bound",
+            Kind::Leaf(Or(OFF, &Integer(101, 10_000))),
+            "Most sessions of an endpoint, in percent of its fair share: 125. What is beyond goes to the next.",
+        )
+        .or("off"),
+    ],
+);
+
+static FLOW_KEY: &[Key] = &[
+    Key::new("source", Kind::Section(&NOTHING), "The client's address and port."),
+    Key::new("source_ip", Kind::Section(&KEY_PREFIX), "The client's address, or a prefix of it."),
+    Key::new("destination", Kind::Section(&NOTHING), "The address and port that the client connected to."),
+    Key::later("sni", "The name that the client asks for by TLS."),
+];
+
+static KEY_PREFIX: Section = section(
+    "`source_ip`",
+    &[
+        Key::new("v4", Kind::Leaf(Integer(0, 32)), "Bits of an IPv4 address.").or("32"),
+        Key::new("v6", Kind::Leaf(Integer(0, 128)), "Bits of an IPv6 address.").or("128"),
+    ],
+);
+
+static TIERS: Section = section(
+    "`tiers`",
+    &[
+        Key::new(
+            "mode",
+            Kind::Leaf(Word(&["strict", "spill"], &[])),
+            "`strict`: the first tier with a fit endpoint serves alone; `spill`: what it is too weak for goes to the next.",
+        )
+        .or("strict"),
+        Key::new("threshold", Kind::Leaf(Share), "Share of fit weight from which on a tier counts as whole; `spill` only.")
+            .or("70%"),
+        Key::new(
+            "failback",
+            Kind::Leaf(Or(&["auto", "manual"], &Time)),
+            "When a tier that has fallen serves again: at once, on `floodway failback`, or once it has been fit so long.",
+        )
+        .or("auto"),
+    ],
+);
+
+static SLOW_START: Section = section(
+    "`slow_start`",
+    &[
+        Key::new("time", Kind::Leaf(Time), "From a tenth of its share to all of it.").required(),
+        Key::new("at_start", Kind::Leaf(Switch), "Also for the first verdict after the start of the process.").or("on"),
+    ],
+);
 
 static NOTHING: Section = section("it", &[]);
 
@@ -362,7 +442,7 @@ pub(crate) static ENDPOINT: Section = Section {
         )
         .or("enabled"),
         Key::later("zone", "Where it stands."),
-        Key::later("tier", "When it serves."),
+        Key::new("tier", Kind::Leaf(Integer(0, 1000)), "When it serves: lower ones first, as `tiers` says.").or("0"),
         Key::later("dns", "A name with many addresses."),
         Key::later("srv", "A service in DNS."),
         Key::later("file", "A watched list."),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Commands of the contract that a later version brings: refused by name.
-pub(crate) const LATER: &[&str] = &["udp", "top", "failback", "ban"];
+pub(crate) const LATER: &[&str] = &["udp", "top", "ban"];
 
 /// A Layer-4 load balancer: the front door of databases, game servers and TCP services.
 #[derive(Debug, Parser)]
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Weight(WeightArgs),
     /// Take back what was changed by hand
     Reset(ResetArgs),
+    /// Let the tiers of a pool that have fallen serve again
+    Failback(FailbackArgs),
     /// End one session
     Close(CloseArgs),
     /// Watch it work: three endpoints, a balancer and live traffic; one endpoint is stopped and comes back
@@ -286,6 +288,14 @@ pub(crate) struct ResetArgs {
     /// Which endpoint, or all of a pool
     #[arg(value_name = "POOL[/ENDPOINT]")]
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FailbackArgs {
+    /// Which pool
+    pub(crate) pool: String,
     #[command(flatten)]
     pub(crate) live: LiveArgs,
 }

@@ -66,7 +66,13 @@ impl Client {
             let request = request.header("upgrade", protocol).body(Full::<Bytes>::default())?;
             let answer = sender.send_request(request).await?;
             let status = answer.status();
-            anyhow::ensure!(status == 101, "the running process does not speak {protocol} ({status}): is it older?");
+            if status != 101 {
+                let body = answer.into_body().collect().await?.to_bytes();
+                let said =
+                    serde_json::from_slice::<Value>(&body).ok().and_then(|v| Some(v["error"].as_str()?.to_owned()));
+                let said = said.unwrap_or_else(|| format!("it does not speak {protocol}: is it older?"));
+                bail!("the running process refuses ({status}): {said}");
+            }
             let parts = hyper::upgrade::on(answer).await?.downcast::<TokioIo<UnixStream>>();
             let Ok(parts) = parts else { bail!("the stream is not ours") };
             anyhow::Ok(parts.io.into_inner().into_std()?)

@@ -198,13 +198,14 @@ impl Control {
         loop {
             let timer = self.next_time();
             tokio::select! {
-                () = &mut ended => return End::Signal,
-                () = hang_up() => {
+                // What a take-over has begun is carried to its end, one way or the other: that takes a minute at the most.
+                () = &mut ended, if self.take_over.is_none() => return End::Signal,
+                () = hang_up(), if self.take_over.is_none() => {
                     tracing::info!("SIGHUP: reading the configuration");
                     // What came of it is in the log.
                     let _ = self.reload(None, None).await;
                 }
-                () = self.watch.settled(), if self.checked.config.reload.watch => {
+                () = self.watch.settled(), if self.checked.config.reload.watch && self.take_over.is_none() => {
                     let _ = self.reload(None, None).await;
                 }
                 // Whoever asked may have gone when there is an answer.
@@ -236,7 +237,10 @@ impl Control {
             Ok(all)
         });
         match sockets {
-            Err(why) => error(500, &format!("cannot duplicate the listening sockets: {why}")),
+            Err(why) => {
+                tracing::error!(uid = by.uid, error = %why, "cannot duplicate the listening sockets for another process");
+                error(500, &format!("cannot duplicate the listening sockets: {why}"))
+            }
             Ok(sockets) => {
                 tracing::info!(uid = by.uid, sockets = sockets.len(), "another process asks for the listening sockets");
                 let (tell, steps) = mpsc::channel(1);
@@ -387,6 +391,10 @@ impl Control {
 
     async fn carry_out(&mut self, call: Call, by: Caller) -> Answer {
         match call {
+            // It would have to wait for that, or come in its way.
+            Call::Plan { .. } | Call::Reload { .. } if self.take_over.is_some() => {
+                error(409, "another process is just taking over")
+            }
             Call::Status => (200, self.status()),
             Call::Sessions(filter) => self.sessions(&filter).await,
             Call::Session(id) => session(self.running.look_at(id).await),
@@ -419,9 +427,17 @@ impl Control {
             },
             Call::Change { pool, endpoint, change } => self.change(&pool, &endpoint, &change, by),
             Call::Reset { pool, endpoint } => self.reset(&pool, endpoint.as_deref(), by),
+            Call::FailBack { pool } => match self.running.fail_back(&pool) {
+                true => {
+                    tracing::info!(pool, uid = by.uid, "failback by hand");
+                    (200, json!({ "pool": pool }))
+                }
+                false => error(404, &format!("there is no pool `{pool}`")),
+            },
             Call::TakeOver(stream) => self.begin_take_over(stream, by),
             Call::Explain { listener, source } => {
-                match view::explain_in(&self.running.shared().snapshot(), &listener, source) {
+                let shared = self.running.shared();
+                match view::explain_in(&shared.snapshot(), &listener, source, shared.now()) {
                     Some(answer) => (200, answer),
                     None => error(404, &format!("there is no listener `{listener}`")),
                 }

@@ -2,7 +2,7 @@
 //!
 //! Over the admin socket the new process asks for the protocol below. The old one sends its sockets; the new one starts all
 //! that can fail, and says that it is ready; the old one lets go of the doors and says so; the new one opens them, and says
-//! that it serves. At each moment one of them accepts and no socket is closed, so a client notices nothing; and if the new
+//! that it serves, which the old one acknowledges. At each moment one of them accepts and no socket is closed, so a client notices nothing; and if the new
 //! process dies anywhere on the way, the old one opens the doors again.
 
 use std::io::{self, Read, Write};
@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
 
-/// What is said, a byte each: by the new process, and by the old one (`YOURS`).
+/// What is said, a byte each: by the new process, and by the old one (`YOURS`, `GONE`).
 const SEND: u8 = b's';
 const READY: u8 = b'r';
 const YOURS: u8 = b'y';
 const SERVING: u8 = b'v';
+const GONE: u8 = b'g';
 /// For all that the new process has to start, and for a word that needs no work.
 const START: Duration = Duration::from_secs(60);
 const WORD: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ impl Predecessor {
         let stream = Client::new(Some(socket))?.upgrade("/v1/take-over", TAKE_OVER)?;
         let receive = || {
             stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(WORD))?;
+            stream.set_read_timeout(Some(START))?;
             (&stream).write_all(&[SEND])?;
             receive_sockets(&stream)
         };
@@ -63,9 +64,14 @@ impl Predecessor {
         Ok(())
     }
 
-    /// The doors are open. The old process may have gone meanwhile: then there is nobody to tell.
-    pub(crate) fn serving(mut self) {
-        let _ = self.stream.write_all(&[SERVING]);
+    /// The doors are open.
+    ///
+    /// # Errors
+    /// If the old process did not wait for that, and accepts again: then this one must not.
+    pub(crate) fn serving(mut self) -> anyhow::Result<()> {
+        let mut word = [0];
+        let said = self.stream.write_all(&[SERVING]).and_then(|()| self.stream.read_exact(&mut word));
+        said.context("the running process took too long a silence for our end, and serves on")
     }
 }
 
@@ -97,7 +103,9 @@ async fn serve(stream: UnixStream, sockets: Vec<(String, OwnedFd)>, tell: &mpsc:
     let _ = tell.send(Step::Leave(left)).await;
     is_left.await.map_err(io::Error::other)?;
     let stream = apart(stream, |mut stream| stream.write_all(&[YOURS])).await?;
-    expect(stream, SERVING, WORD).await?;
+    let stream = expect(stream, SERVING, WORD).await?;
+    // It serves; whether it hears this is its own affair.
+    let _ = apart(stream, |mut stream| stream.write_all(&[GONE])).await;
     Ok(())
 }
 

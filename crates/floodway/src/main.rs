@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Command::Enable(args) => commands::live::enable(&args),
         Command::Weight(args) => commands::live::weight(&args),
         Command::Reset(args) => commands::live::reset(&args),
+        Command::Failback(args) => commands::live::failback(&args),
         Command::Close(args) => commands::live::close(&args),
         Command::Schema(args) => commands::reference::schema(&args),
         Command::Completions { shell } => commands::reference::completions(shell),

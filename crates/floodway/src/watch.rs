@@ -111,6 +111,9 @@ impl Watch {
             // One folder has one name.
             let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
             if is_pattern(&file) {
+                // By the name that the folder really has as well: it is watched once, and its events bear one name.
+                let real = file.parent().and_then(|folder| folder.canonicalize().ok());
+                names.patterns.extend(real.zip(file.file_name()).map(|(folder, name)| folder.join(name)));
                 names.patterns.push(file);
             } else {
                 names.paths.extend(steps(&file));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use floodway_admin::{Api, Door, Http, Logs, SessionWriter};
 use floodway_config::{AdminAccess, BindAddress, Checked, Config};
-use floodway_net::{Inherited, ListenOptions, SocketFile, become_user, bind_unix, raise_open_files};
+use floodway_net::{Inherited, ListenOptions, SocketFile, become_user, bind_unix, raise_open_files, set_access};
 use floodway_runtime::{AllByHand, Running, Server, TcpRelay};
 use sd_notify::NotifyState;
 use tokio::runtime::LocalRuntime;
@@ -67,6 +67,8 @@ struct Side {
 /// # Errors
 /// If it cannot be started; what was opened is closed again.
 pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> anyhow::Result<()> {
+    // Before sockets come from elsewhere: there may be many.
+    let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let (mut predecessor, mut inherited) = match start {
         Start::Fresh => (None, Inherited::from_environment()),
         Start::TakeOver(socket) => {
@@ -76,13 +78,13 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         }
     };
     let stored = FdStore::with_names(inherited.names());
-    let opened = open(&checked, &mut inherited)?;
+    let opened = open(&checked, open_files, &mut inherited)?;
     for (name, place) in inherited.left() {
         tracing::warn!(name, address = %place, "a socket was passed that no listener asks for: it is closed");
     }
     drop(inherited);
     let event_loop = LocalRuntime::new().context("cannot start the control thread's event loop")?;
-    event_loop.block_on(async {
+    let done = event_loop.block_on(async {
         let signals = Signals::new().context("cannot watch for signals")?;
         let logs = Arc::new(opened.logs);
         let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.by_hand)?;
@@ -91,7 +93,7 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         }
         running.open_doors();
         let is_taken_over = predecessor.is_some();
-        predecessor.into_iter().for_each(Predecessor::serving);
+        predecessor.map_or(Ok(()), Predecessor::serving)?;
         let http = Http { shared: Arc::clone(running.shared()), logs };
         let (api, asked) = floodway_admin::channel();
         let Side { metrics, admin, files: socket_files, duplicates, .. } = opened.side;
@@ -127,12 +129,14 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         }
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // Nobody waits for a thread that reads from a silent client.
+    event_loop.shutdown_background();
+    done
 }
 
-fn open(checked: &Checked, inherited: &mut Inherited) -> anyhow::Result<Opened> {
+fn open(checked: &Checked, open_files: u64, inherited: &mut Inherited) -> anyhow::Result<Opened> {
     let config = &checked.config;
-    let open_files = raise_open_files().context("cannot read the limit of open files")?;
     let side = Side::open(config, inherited)?;
     let by_hand = match config.admin.as_ref().and_then(|a| a.state_file.as_ref()) {
         Some(path) => state::read(path)?,
@@ -216,7 +220,10 @@ impl Side {
         inherited: &mut Inherited,
     ) -> anyhow::Result<()> {
         let (bound, file) = match inherited.take_unix(path) {
-            Some(found) => found,
+            Some(found) => {
+                set_access(path, Some(mode), admin.group.as_deref())?;
+                found
+            }
             None => (bind_unix(path, Some(mode), admin.group.as_deref(), ADMIN_BACKLOG, 1)?, SocketFile::of(path)),
         };
         self.files.extend(file);

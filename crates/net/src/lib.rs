@@ -12,7 +12,7 @@ mod tcp_info;
 
 pub use inherited::{Inherited, receive_sockets, send_sockets};
 pub use listener::{
-    BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix,
+    BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix, set_access,
 };
 pub use pipe::{PIPE_BYTES, Pipe, PipeCap, PipePool};
 pub use process::{

@@ -101,18 +101,17 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Adds sockets until there are `count`. Those that are there stay as they are, with what waits in their queues.
+    /// Adds sockets until there are `count`. Those that are there stay as they are, with what waits in their queues. The new
+    /// ones are bound and take nothing before [`Bound::set_options`].
     ///
     /// # Errors
     /// As the system says.
-    pub fn grow(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
+    pub fn grow_silently(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
         while self.sockets.len() < count {
             let more = match &self.place {
                 Place::Tcp(ip, port) => {
                     let address = SocketAddr::new(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), *port);
-                    let socket = open(address, ip.is_none(), options, true)?;
-                    listen(&socket, options)?;
-                    socket.into()
+                    open(address, ip.is_none(), options, true)?.into()
                 }
                 Place::Unix(_) => match self.sockets.first() {
                     Some(socket) => socket.try_clone()?,
@@ -124,6 +123,24 @@ impl Bound {
         Ok(())
     }
 
+    /// As [`Bound::grow_silently`]; the new ones take connections at once.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn grow(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
+        let there = self.sockets.len();
+        let grown = self.grow_silently(count, options);
+        if matches!(self.place, Place::Tcp(..)) {
+            for socket in &self.sockets[there..] {
+                if let Some(length) = options.fast_open {
+                    setsockopt(&socket.as_fd(), FastOpen, &length)?;
+                }
+                rustix::net::listen(socket, queue(options.backlog))?;
+            }
+        }
+        grown
+    }
+
     /// Gives the sockets that are open other options than they have (`None` if nobody knows them): for what they accept
     /// from now on.
     ///
@@ -132,8 +149,15 @@ impl Bound {
     pub fn set_options(&self, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
         for socket in &self.sockets {
             if matches!(self.place, Place::Tcp(..)) {
-                options.socket.apply(&socket2::SockRef::from(socket))?;
-                if options.fast_open.is_some() || before.is_some_and(|b| b.fast_open.is_some()) {
+                let socket_ref = socket2::SockRef::from(socket);
+                options.socket.apply(&socket_ref)?;
+                if options.socket.keepalive.is_none() {
+                    socket_ref.set_keepalive(false)?;
+                }
+                if options.socket.user_timeout.is_none() {
+                    socket_ref.set_tcp_user_timeout(None)?;
+                }
+                if options.fast_open.is_some() || before.is_none_or(|b| b.fast_open.is_some()) {
                     // A queue of length 0 takes no data with a SYN.
                     setsockopt(&socket.as_fd(), FastOpen, &options.fast_open.unwrap_or(0))?;
                 }
@@ -261,21 +285,10 @@ pub fn bind_unix(
     let place = Place::Unix(path.to_path_buf());
     let failed = |error: io::Error| BindError::new(place.clone(), error);
     remove_dead_socket(path).map_err(failed)?;
-    let group = match group {
-        None => None,
-        Some(name) => match nix::unistd::Group::from_name(name) {
-            Ok(Some(group)) => Some(group.gid),
-            _ => return Err(BindError::NoGroup(place, name.to_owned())),
-        },
-    };
+    let gid = group_id(&place, group)?;
     let socket = socket2::Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(failed)?;
     socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
-    if let Some(gid) = group {
-        nix::unistd::chown(path, None, Some(gid)).map_err(|e| failed(e.into()))?;
-    }
-    if let Some(mode) = mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
-    }
+    set_file(path, mode, gid).map_err(failed)?;
     // Nobody can connect before this line, so nobody can before the mode is right.
     socket.listen(queue(backlog)).map_err(failed)?;
     let mut sockets = Vec::with_capacity(workers);
@@ -284,6 +297,34 @@ pub fn bind_unix(
     }
     sockets.push(socket.into());
     Ok(Bound { place, sockets })
+}
+
+/// Gives the file of a unix socket, which somebody else bound, the permissions and the group that it is to have.
+///
+/// # Errors
+/// Says who must act.
+pub fn set_access(path: &Path, mode: Option<u32>, group: Option<&str>) -> Result<(), BindError> {
+    let place = Place::Unix(path.to_path_buf());
+    let gid = group_id(&place, group)?;
+    set_file(path, mode, gid).map_err(|error| BindError::new(place, error))
+}
+
+fn group_id(place: &Place, group: Option<&str>) -> Result<Option<nix::unistd::Gid>, BindError> {
+    match group.map(|name| (name, nix::unistd::Group::from_name(name))) {
+        None => Ok(None),
+        Some((_, Ok(Some(group)))) => Ok(Some(group.gid)),
+        Some((name, _)) => Err(BindError::NoGroup(place.clone(), name.to_owned())),
+    }
+}
+
+fn set_file(path: &Path, mode: Option<u32>, gid: Option<nix::unistd::Gid>) -> io::Result<()> {
+    if gid.is_some() {
+        nix::unistd::chown(path, None, gid)?;
+    }
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Removes the file of a unix socket that nobody listens on any more, and nothing else.

@@ -194,6 +194,14 @@ impl Socket {
         self.is_tcp && nix::sys::socket::getsockopt(&self.raw(), GetTcpInfo).is_ok_and(|info| info.state == TCP_CLOSE)
     }
 
+    /// The address that the other side connected to; `None` for a unix socket.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getsockname(self.raw()).ok()?;
+        let address = SocketAddr::try_from(address).ok()?;
+        Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// What the kernel knows of the connection; `None` for a unix socket.
     #[must_use]
     pub fn facts(&self) -> Option<TcpFacts> {

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use floodway_balance::{Admin, Health};
-use floodway_config::Address;
+use floodway_config::{Address, Failback};
 use floodway_health::{Target, probe};
 use floodway_judge::{Judge, Outcome, Verdict, schedule};
 use tokio::sync::Semaphore;
@@ -21,6 +21,8 @@ pub(crate) struct Checks {
     tasks: HashMap<(String, Address), Task>,
     /// So many checks run at a time.
     slots: Arc<Semaphore>,
+    /// The begin of the process's clock.
+    started: Instant,
 }
 
 struct Task {
@@ -44,8 +46,8 @@ impl Drop for Task {
 
 impl Checks {
     /// No task yet; at most `at_once` checks will run together.
-    pub(crate) fn new(at_once: u32) -> Self {
-        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)) }
+    pub(crate) fn new(at_once: u32, started: Instant) -> Self {
+        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)), started }
     }
 
     /// Checks nothing any more.
@@ -67,7 +69,7 @@ impl Checks {
                     }
                     None => {
                         let whom = Rc::new(RefCell::new(whom));
-                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots));
+                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots), self.started);
                         Task { whom, task: tokio::task::spawn_local(watch).abort_handle() }
                     }
                 };
@@ -77,7 +79,7 @@ impl Checks {
     }
 }
 
-async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>) {
+async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>, started: Instant) {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let start = Instant::now();
     let mut judge: Option<Judge> = None;
@@ -96,7 +98,8 @@ async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>) {
         let judge = judge.get_or_insert_with(|| Judge::new(health.rules));
         judge.set_rules(health.rules);
         if let Some(verdict) = judge.observe(&outcome) {
-            tell(&pool, index, verdict, &outcome);
+            tell(&pool, index, verdict, &outcome, started.elapsed());
+            fail_over(&whom);
         }
         let wait = if judge.is_wavering() && health.fast_every < health.every {
             health.fast_every
@@ -115,7 +118,7 @@ fn target(address: &Address) -> Target<'_> {
     }
 }
 
-fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
+fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome, now: Duration) {
     let health = match verdict {
         Verdict::Up => Health::Up,
         Verdict::Down => Health::Down,
@@ -123,7 +126,7 @@ fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
     };
     let endpoint = &pool.endpoints[index];
     let had_none = pool.balance.none_fit();
-    pool.balance.set_health(index, health);
+    pool.balance.set_health(index, health, now);
     endpoint.stats.note_verdict(outcome);
     match health {
         Health::Up => tracing::info!(pool = pool.name, endpoint = endpoint.name, "endpoint is up"),
@@ -133,5 +136,33 @@ fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome) {
         (false, true) => tracing::error!(pool = pool.name, "no endpoint is fit: `when_none_fit` decides"),
         (true, false) => tracing::info!(pool = pool.name, "an endpoint is fit again"),
         _ => {}
+    }
+}
+
+/// After a change of health: a tier that has fallen waits for its failback, as the pool says.
+fn fail_over(whom: &Rc<RefCell<Whom>>) {
+    let Whom { pool, .. } = whom.borrow().clone();
+    let (moves, has_moved) = pool.balance.look_at_tiers();
+    let (Some(fit), waiting) = (pool.balance.fit_tier(), pool.balance.first_tier()) else { return };
+    match pool.failback {
+        Failback::Auto if waiting > 0 => pool.balance.set_first_tier(0),
+        Failback::Auto => {}
+        Failback::Manual | Failback::After(_) if fit > waiting => {
+            tracing::warn!(pool = pool.name, tier = fit, "a tier has fallen: another one serves until the failback");
+            pool.balance.set_first_tier(fit);
+        }
+        Failback::After(time) if fit < waiting && has_moved => {
+            let whom = Rc::clone(whom);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(time).await;
+                let Whom { pool, .. } = whom.borrow().clone();
+                // Whoever fell meanwhile begins another wait.
+                if pool.balance.look_at_tiers().0 == moves {
+                    tracing::info!(pool = pool.name, tier = fit, "a tier serves again");
+                    pool.balance.set_first_tier(fit);
+                }
+            });
+        }
+        Failback::Manual | Failback::After(_) => {}
     }
 }

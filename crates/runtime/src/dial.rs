@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use floodway_balance::{Lease, Refusal, Tried};
+use floodway_balance::{Flow, Lease, Refusal, Tried};
 use floodway_config::Address;
 use floodway_flow::Reason;
 use floodway_net::{Connecting, Socket, Target};
 
 use crate::counters::Failure;
+use crate::flow_key;
 use crate::session::Session;
 use crate::worker::Context;
 
@@ -17,10 +18,10 @@ use crate::worker::Context;
 ///
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full, or it was told to end.
-pub(crate) async fn dial(context: &Context, session: &Session) -> Result<(Socket, Lease), Reason> {
+pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) -> Result<(Socket, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
-        let lease = choose(context, session, &tried)?;
+        let lease = choose(context, session, client, &tried)?;
         session.count(context);
         let endpoint = lease.index();
         match open(context, session, endpoint).await? {
@@ -37,10 +38,11 @@ pub(crate) async fn dial(context: &Context, session: &Session) -> Result<(Socket
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
-fn choose(context: &Context, session: &Session, tried: &Tried) -> Result<Lease, Reason> {
+fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
     loop {
+        let flow = flow(context, session, client);
         let mut picker = session.picker();
-        let picked = picker.pick(tried, context.random());
+        let picked = picker.pick(&flow, tried);
         if picked.is_ok() {
             session.chosen_from(picker.field());
         }
@@ -54,6 +56,15 @@ fn choose(context: &Context, session: &Session, tried: &Tried) -> Result<Lease, 
             (Err(Refusal::Full), _) => return Err(Reason::Limit),
         }
     }
+}
+
+fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
+    let (pool, random) = (session.pool(), context.random());
+    let key = match pool.balance.algorithm().is_pinned() {
+        true => flow_key::of(pool.key, session.source(), client).unwrap_or(random),
+        false => 0,
+    };
+    Flow { key, random, now: context.shared.now() }
 }
 
 /// Connects to endpoint `index` of the session's pool. Written for a small future: every session holds one.
@@ -77,7 +88,9 @@ async fn open(context: &Context, session: &Session, index: usize) -> Result<io::
     if let Err(error) = connected.await? {
         return Ok(Err(error));
     }
-    let took = context.shared.now().saturating_sub(begin);
+    let now = context.shared.now();
+    let took = now.saturating_sub(begin);
+    session.pool().balance.observe(index, took, now);
     session.pool().connects.of(context.worker).add(took);
     session.connected(index, took);
     Ok(Ok(connecting.into_socket()))
@@ -91,6 +104,8 @@ fn target(session: &Session, index: usize) -> Target<'_> {
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {
+    // As slow as the slowest that is waited for: who fails fast is not fed.
+    session.pool().balance.observe(index, session.pool().connect_timeout, context.shared.now());
     let endpoint = &session.pool().endpoints[index];
     let why = match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use floodway_config::{Bind, Config, Listener};
 use floodway_net::{
-    BindError, Bound, Inherited, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix,
+    BindError, Bound, Inherited, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix, set_access,
 };
 
 use crate::StartError;
@@ -93,12 +93,15 @@ impl Doors {
         let mut new = Vec::new();
         for listener in &config.listeners {
             for wanted in wanted(listener).filter(|w| !there.contains_key(&w.key)) {
-                let (bound, options, file) = match inherit(&wanted, &listener.name, inherited) {
-                    Some((bound, file)) => (bound, None, file),
+                let failed = |error| StartError::Bind { listener: listener.name.clone(), error };
+                let (bound, options, file) = match inherit(&wanted, &listener.name, workers, inherited) {
+                    Some(inherited) => {
+                        let (bound, file) = inherited.map_err(failed)?;
+                        (bound, None, file)
+                    }
                     None => {
-                        let bound = self.open(&wanted, workers);
-                        let bound =
-                            bound.map_err(|error| StartError::Bind { listener: listener.name.clone(), error })?;
+                        let bound = self.open(&wanted, workers, inherited);
+                        let bound = bound.map_err(failed)?;
                         let file = match &bound.place {
                             Place::Unix(path) => SocketFile::of(path),
                             Place::Tcp(..) => None,
@@ -113,11 +116,11 @@ impl Doors {
         Ok(Prepared { new })
     }
 
-    fn open(&self, wanted: &Wanted<'_>, workers: usize) -> Result<Bound, BindError> {
+    fn open(&self, wanted: &Wanted<'_>, workers: usize, inherited: &Inherited) -> Result<Bound, BindError> {
         match wanted.bind {
             Bind::Tcp { address, .. } => match bind_tcp(address.ip, wanted.port, &wanted.options, workers) {
                 // In use by ourselves, perhaps: under a wider or a narrower address, or with another option.
-                Err(BindError::InUse(_)) if self.has_port(wanted.port) => {
+                Err(BindError::InUse(_)) if self.has_port(wanted.port, inherited) => {
                     bind_tcp_beside(address.ip, wanted.port, &wanted.options, workers)
                 }
                 bound => bound,
@@ -126,8 +129,10 @@ impl Doors {
         }
     }
 
-    fn has_port(&self, port: u16) -> bool {
-        port != 0 && self.groups.iter().any(|g| matches!(g.bound.place, Place::Tcp(_, p) if p == port))
+    /// Whether `port` is ours at some address, or was our predecessor's.
+    fn has_port(&self, port: u16, inherited: &Inherited) -> bool {
+        let mut places = self.groups.iter().map(|g| &g.bound.place).chain(inherited.left().map(|(_, place)| place));
+        port != 0 && places.any(|place| matches!(place, Place::Tcp(_, p) if *p == port))
     }
 
     /// Puts what was prepared for `config` to use, lets go what it does not ask for, and deals all to `workers` workers.
@@ -235,13 +240,26 @@ impl Prepared {
     }
 }
 
-/// What `wanted` is to have of what is inherited, with the file that is to be removed in the end.
-fn inherit(wanted: &Wanted<'_>, listener: &str, inherited: &mut Inherited) -> Option<(Bound, Option<SocketFile>)> {
+/// What `wanted` is to have of what is inherited, with the file that is to be removed in the end; `None` if there is nothing.
+/// A socket for every worker is bound while we may: it takes nothing before the options are set.
+fn inherit(
+    wanted: &Wanted<'_>,
+    listener: &str,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Option<Result<(Bound, Option<SocketFile>), BindError>> {
     match wanted.bind {
         Bind::Tcp { address, .. } => {
-            inherited.take_tcp(listener, address.ip, wanted.port, &wanted.options).map(|bound| (bound, None))
+            let mut bound = inherited.take_tcp(listener, address.ip, wanted.port, &wanted.options)?;
+            if let Err(error) = bound.grow_silently(workers, &wanted.options) {
+                tracing::warn!(listener, %error, "not every worker has a socket of its own: some take nothing from it");
+            }
+            Some(Ok((bound, None)))
         }
-        Bind::Unix { path, .. } => inherited.take_unix(path),
+        Bind::Unix { path, mode, group, .. } => {
+            let found = inherited.take_unix(path)?;
+            Some(set_access(path, *mode, group.as_deref()).map(|()| found))
+        }
     }
 }
 

@@ -20,6 +20,9 @@ use crate::worker::Mail;
 /// Between two looks at who is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// As [`LOOK`], once the timeout is over: some may still be connecting.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
 /// Which sessions are to leave.
 #[derive(Clone)]
 pub(crate) enum Leaving {
@@ -109,7 +112,8 @@ async fn let_leave(leaving: Leaving, drain: Drain, reason: Reason, workers: Work
             return;
         }
         left.sort_by_key(|&(idle, id)| (std::cmp::Reverse(idle), id));
-        let look = (Instant::now() + LOOK).min(end);
+        let now = Instant::now();
+        let look = if now < end { (now + LOOK).min(end) } else { now + LAST_LOOK };
         let mut left = left.into_iter();
         if let Some(distance) = distance {
             next = next.max(Instant::now());

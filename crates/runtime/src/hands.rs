@@ -1,8 +1,9 @@
 //! Changes by hand: an endpoint's state and weight, one session's end; and the answer to why a connection goes where it goes.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use floodway_balance::{Explanation, Picker};
+use floodway_balance::{Explanation, Flow, Picker};
 use floodway_config::{Config, PoolId};
 use floodway_flow::Reason;
 
@@ -55,6 +56,16 @@ impl Running {
         self.drain_what_is_withheld();
     }
 
+    /// Lets the tiers of a pool that have fallen serve again; false if there is no such pool.
+    pub fn fail_back(&self, pool: &str) -> bool {
+        let snapshot = self.shared.snapshot();
+        let found = snapshot.pools.iter().find(|p| p.name == pool);
+        found.is_some_and(|pool| {
+            pool.balance.set_first_tier(0);
+            true
+        })
+    }
+
     /// The next moment at which a change by hand is over by itself.
     #[must_use]
     pub fn next_expiry(&self) -> Option<SystemTime> {
@@ -103,16 +114,21 @@ impl Running {
     }
 }
 
-/// Where the next connection to `listener` would go: the pool, and the choice in it. No session is begun by that.
+/// Where the next connection from `source` to `listener` would go: the pool, and the choice in it. No session is begun by
+/// that. Where the pool pins flows by what is not known (no source; its port), the endpoint is not known either.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, listener: usize) -> (usize, Explanation) {
+pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now: Duration) -> (usize, Explanation) {
     let PoolId(mut pool) = snapshot.listeners[listener].forward;
     loop {
-        let explained = Picker::new(snapshot.pools[pool].balance.clone()).explain();
-        match snapshot.pools[pool].fallback {
-            Some(PoolId(next)) if explained.candidates.is_empty() && snapshot.pools[pool].balance.none_fit() => {
-                pool = next;
-            }
+        let of = &snapshot.pools[pool];
+        let key = source.and_then(|ip| crate::flow_key::of_address(of.key, ip));
+        let flow = Flow { key: key.unwrap_or_default(), random: 0, now };
+        let mut explained = Picker::new(of.balance.clone()).explain(&flow);
+        if of.balance.algorithm().is_pinned() && key.is_none() && explained.candidates.len() != 1 {
+            explained.endpoint = None;
+        }
+        match of.fallback {
+            Some(PoolId(next)) if explained.candidates.is_empty() && of.balance.none_fit() => pool = next,
             _ => return (pool, explained),
         }
     }
@@ -121,5 +137,6 @@ pub fn explain(snapshot: &Snapshot, listener: usize) -> (usize, Explanation) {
 /// The snapshot of a process that has just started with `config`: no session, and no check has answered.
 #[must_use]
 pub fn fresh_snapshot(config: &Config) -> Snapshot {
-    Making { old: None, by_hand: &AllByHand::new(), lanes: 1, key: [random(), random()] }.snapshot(config)
+    Making { old: None, by_hand: &AllByHand::new(), lanes: 1, key: [random(), random()], now: Duration::ZERO }
+        .snapshot(config)
 }

@@ -12,6 +12,7 @@ mod counters;
 mod dial;
 mod doors;
 mod drain;
+mod flow_key;
 mod handler;
 mod hands;
 mod relay;

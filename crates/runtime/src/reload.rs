@@ -121,7 +121,8 @@ impl Running {
     /// Builds the snapshot of the configuration of now, and puts it in force.
     pub(crate) fn swap(&mut self, old: &Arc<Snapshot>) -> Arc<Snapshot> {
         let key = [random(), random()];
-        let making = Making { old: Some(old), by_hand: &self.by_hand, lanes: self.shared.lanes, key };
+        let making =
+            Making { old: Some(old), by_hand: &self.by_hand, lanes: self.shared.lanes, key, now: self.shared.now() };
         let new = Arc::new(making.snapshot(&self.config));
         self.shared.snapshot.store(Arc::clone(&new));
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
@@ -138,6 +139,8 @@ impl Running {
         for pool in &old.pools {
             let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
             for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
+                // Sessions that are still choosing in the old pool do not choose it any more.
+                pool.balance.withdraw(i);
                 self.drains.begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
             }
         }

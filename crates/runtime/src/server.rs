@@ -90,7 +90,7 @@ impl Server {
             return Err(StartError::NoRoom(self.open_files));
         }
         let lanes = self.workers.max(cores());
-        let making = Making { old: None, by_hand: &by_hand, lanes, key: [random(), random()] };
+        let making = Making { old: None, by_hand: &by_hand, lanes, key: [random(), random()], now: Duration::ZERO };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(making.snapshot(&self.config)),
             permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
@@ -124,7 +124,7 @@ impl Server {
             pinned_to,
             doors: Doors::default(),
             prepared: self.prepared,
-            checks: Checks::new(budget.probes),
+            checks: Checks::new(budget.probes, shared.started),
             drains: Drains::default(),
             budget,
             config: self.config,
@@ -140,7 +140,8 @@ impl Server {
 
     fn budget(&self) -> Budget {
         let checked: usize = self.config.pools.iter().filter(|p| p.health.is_some()).map(|p| p.endpoints.len()).sum();
-        let listening = 2 * self.prepared.sockets() as u64;
+        // Control's, a worker's, and one more for a successor.
+        let listening = 3 * self.prepared.sockets() as u64;
         Budget::new(self.open_files, self.workers.max(cores()) as u64, listening, checked as u64)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -141,7 +141,7 @@ pub(crate) struct Session {
     touched: Cell<Duration>,
     error: RefCell<Option<String>>,
     /// Whom its endpoint was chosen from.
-    field: RefCell<Option<Rc<Field>>>,
+    field: RefCell<Weak<Field>>,
     /// Set from outside; the waker is its task's.
     told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
@@ -226,7 +226,7 @@ impl Session {
 
     /// Its endpoint was chosen from `field`.
     pub(crate) fn chosen_from(&self, field: &Rc<Field>) {
-        *self.field.borrow_mut() = Some(Rc::clone(field));
+        *self.field.borrow_mut() = Rc::downgrade(field);
     }
 
     /// Whether somebody wants to know what [`Sessions::answer`] takes. Once.
@@ -279,9 +279,9 @@ impl Session {
         }
     }
 
-    /// Why it is where it is; `None` until an endpoint is chosen.
+    /// Why it is where it is; `None` until an endpoint is chosen, and when too much has changed since.
     fn choice(&self) -> Option<Choice> {
-        let field = self.field.borrow().clone()?;
+        let field = self.field.borrow().upgrade()?;
         let endpoints = &self.pool().endpoints;
         let named = |i: u32| endpoints.get(i as usize).map(|e| (e.name.clone(), e.address.clone()));
         Some(Choice {
@@ -300,6 +300,10 @@ impl Session {
     /// The number of the configuration that it began under.
     pub(crate) fn generation(&self) -> u64 {
         self.view.snapshot.generation
+    }
+
+    pub(crate) fn source(&self) -> Peer {
+        self.source
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -539,7 +543,7 @@ impl Registered {
             to_client: Cell::new(0),
             touched: Cell::new(accepted),
             error: RefCell::new(None),
-            field: RefCell::new(None),
+            field: RefCell::new(Weak::new()),
             told: Cell::new(Told::Nothing),
             waker: RefCell::new(None),
             due: Cell::new(Duration::MAX),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
-use floodway_config::{Address, ClientTimeouts, Drain, PoolId};
+use floodway_config::{Address, ClientTimeouts, Drain, Failback, FlowKey, PoolId};
 use floodway_flow::{Direction, Permits};
 use floodway_judge::Outcome;
 use floodway_net::SocketOptions;
@@ -96,6 +96,9 @@ pub struct Pool {
     /// How long checks took: passes and failures together.
     pub(crate) check_times: Arc<Lanes<Connects>>,
     pub(crate) drain: Drain,
+    /// What a flow is known by, where the algorithm pins it.
+    pub(crate) key: FlowKey,
+    pub(crate) failback: Failback,
 }
 
 impl Pool {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use floodway_balance as balance;
 use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec};
@@ -27,6 +28,8 @@ pub(crate) struct Making<'a> {
     pub(crate) lanes: usize,
     /// Fresh entropy for tables that strangers fill.
     pub(crate) key: [u64; 2],
+    /// On the process's clock.
+    pub(crate) now: Duration,
 }
 
 impl Making<'_> {
@@ -109,13 +112,16 @@ impl Making<'_> {
                 _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
             };
             let weight = hand.and_then(|h| h.weight).unwrap_or(e.weight);
-            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin }
+            let id = balance::hash::of(e.address.to_string().as_bytes());
+            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin, id, tier: e.tier }
         };
         let spec = PoolSpec {
             algorithm: p.balance,
             endpoints: p.endpoints.iter().zip(&survivors).map(spec).collect(),
             max_sessions: p.max_sessions,
             try_all_when_none_fit: p.when_none_fit == NoneFit::TryAll,
+            tiers: p.tiers,
+            slow_start: p.slow_start,
         };
         let endpoint = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
             let before = old.zip(*survivor).and_then(|(o, i)| o.endpoints.get(i));
@@ -125,7 +131,7 @@ impl Making<'_> {
         Pool {
             name: p.name.clone(),
             balance: Arc::new(match old {
-                Some(old) => old.balance.rebuild(&spec, &survivors),
+                Some(old) => old.balance.rebuild(&spec, &survivors, self.now),
                 None => balance::Pool::new(&spec),
             }),
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
@@ -139,6 +145,8 @@ impl Making<'_> {
             connects: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.connects)),
             check_times: old.map_or_else(|| Arc::new(Lanes::new(1)), |o| Arc::clone(&o.check_times)),
             drain: p.drain,
+            key: p.key,
+            failback: p.failback,
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use floodway_balance::{Admin, Algorithm};
+use floodway_balance::Admin;
 use floodway_judge::{Check, Rules};
 
 use super::Builder;
+use super::balance::build_slow_start;
 use crate::tree::{Node, Origin, Value, Word};
 use crate::{Address, Drain, Endpoint, Health, NoneFit, Pool, PoolId, address, scalar};
 
@@ -24,13 +25,15 @@ impl Builder<'_> {
         let retries = node.integer("retries").unwrap_or(2);
         let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
         self.warn_of_idle_words(node, endpoints.len(), retries, may_be_unfit);
+        let (balance, key) = self.build_algorithm(node, endpoints.len());
+        let (tiers, failback) = self.build_tiers(node, &endpoints);
         Pool {
             name: word.text.clone(),
-            balance: match chosen(node, "balance").map(|(name, _)| name) {
-                Some("least_conn") => Algorithm::LeastConn,
-                Some("p2c") => Algorithm::P2c,
-                _ => Algorithm::RoundRobin,
-            },
+            balance,
+            key,
+            tiers,
+            failback,
+            slow_start: build_slow_start(node),
             endpoints,
             health,
             when_none_fit: self.build_none_fit(node),
@@ -92,6 +95,7 @@ impl Builder<'_> {
                 Some("disabled") => Admin::Disabled,
                 _ => Admin::Enabled,
             },
+            tier: node.integer("tier").unwrap_or(0),
         })
     }
 
@@ -193,6 +197,6 @@ fn build_drain(node: Option<&Node>) -> Drain {
 }
 
 /// The word that was chosen for `key`, and what stands under it.
-fn chosen<'a>(node: &'a Node, key: &str) -> Option<(&'a str, &'a Node)> {
+pub(super) fn chosen<'a>(node: &'a Node, key: &str) -> Option<(&'a str, &'a Node)> {
     node.get(key)?.entries().first().map(|(word, value)| (word.text.as_str(), value))
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{
-    ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, LiveArgs, PlanArgs, ReloadArgs, ResetArgs, SessionArgs,
-    SessionsArgs, WeightArgs,
+    ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, FailbackArgs, LiveArgs, PlanArgs, ReloadArgs, ResetArgs,
+    SessionArgs, SessionsArgs, WeightArgs,
 };
 use crate::client::{Client, part};
 use crate::files::RealFiles;
@@ -331,6 +331,12 @@ pub(crate) fn reset(args: &ResetArgs) -> Done {
     };
     let answer = client(&args.live)?.ask(Method::DELETE, &format!("{path}/changes"), None)?;
     show(answer, args.live.json, |answer| format!("{} taken back\n", answer["reset"]))
+}
+
+pub(crate) fn failback(args: &FailbackArgs) -> Done {
+    let path = format!("/v1/pools/{}/failback", part(&args.pool));
+    let answer = client(&args.live)?.ask(Method::POST, &path, None)?;
+    show(answer, args.live.json, |_| format!("every tier of {} may serve\n", args.pool))
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> Done {

@@ -41,7 +41,7 @@ impl Handler for TcpRelay {
         let (registered, client, room) = flow.begin();
         async move {
             let (context, session) = (&*registered.context, &*registered.session);
-            let dialled = dial(context, session).await;
+            let dialled = dial(context, session, &client).await;
             registered.begun();
             let reason = match &dialled {
                 Ok((endpoint, lease)) => {

@@ -1,0 +1,86 @@
+//! What a pick costs: each algorithm over 10 to 10,000 endpoints, beside an atomic add and back, which it cannot do without.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use floodway_balance::{Admin, Algorithm, EndpointSpec, Flow, Health, Picker, Pool, PoolSpec, Tried, hash};
+
+use crate::measure::median;
+
+const SIZES: [u64; 4] = [10, 100, 1000, 10_000];
+
+fn spec(algorithm: Algorithm, endpoints: u64, weights: u32) -> PoolSpec {
+    let endpoint = |i: u64| EndpointSpec {
+        weight: 100 + u32::try_from(i).unwrap_or(0) % weights,
+        max_sessions: None,
+        health: Health::Up,
+        admin: Admin::Enabled,
+        id: hash::of(&i.to_be_bytes()),
+        tier: 0,
+    };
+    PoolSpec { algorithm, endpoints: (0..endpoints).map(endpoint).collect(), ..PoolSpec::default() }
+}
+
+/// Nanoseconds of one call of `work`, the middle of nine.
+fn nanoseconds(times: u64, mut work: impl FnMut(u64)) -> f64 {
+    let one = |_| {
+        let begin = Instant::now();
+        (0..times).for_each(&mut work);
+        begin.elapsed().as_nanos() as f64 / times as f64
+    };
+    median((0..9).map(one).collect())
+}
+
+fn pick(algorithm: Algorithm, endpoints: u64, weights: u32) -> f64 {
+    let mut picker = Picker::new(Arc::new(Pool::new(&spec(algorithm, endpoints, weights))));
+    let none = Tried::default();
+    let times = if endpoints > 100 { 20_000 } else { 200_000 };
+    nanoseconds(times, |i| {
+        let random = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let _ = black_box(picker.pick(&Flow { key: random, random, now: Duration::from_micros(i) }, &none));
+    })
+}
+
+pub(crate) fn run() {
+    let algorithms = [
+        (Algorithm::RoundRobin, 1),
+        (Algorithm::RoundRobin, 7),
+        (Algorithm::Random, 1),
+        (Algorithm::Random, 7),
+        (Algorithm::P2c, 1),
+        (Algorithm::P2c, 7),
+        (Algorithm::PeakEwma, 1),
+        (Algorithm::LeastConn, 1),
+        (Algorithm::First, 1),
+        (Algorithm::Maglev { slots: 65_537 }, 1),
+        (Algorithm::RingHash { load_bound: None }, 1),
+        (Algorithm::Rendezvous, 1),
+    ];
+    let counter = AtomicU32::new(0);
+    let plain = nanoseconds(200_000, |_| {
+        black_box(&counter).fetch_add(1, Ordering::Relaxed);
+        black_box(&counter).fetch_sub(1, Ordering::Relaxed);
+    });
+    println!("ns for a pick and the end of its session; an atomic add and back: {plain:.1} ns\n");
+    println!("| algorithm | 10 endpoints | 100 | 1,000 | 10,000 |\n|---|---|---|---|---|");
+    for (algorithm, weights) in algorithms {
+        let cells = SIZES.map(|n| format!("{:.0}", pick(algorithm, n, weights)));
+        let name =
+            if weights == 1 { algorithm.as_str().to_owned() } else { format!("{}, weights", algorithm.as_str()) };
+        println!("| {name} | {} |", cells.join(" | "));
+    }
+    let build = |spec: &PoolSpec| nanoseconds(1, |_| drop(black_box(Pool::new(spec)))) / 1e6;
+    println!(
+        "\nmaglev, 1,000 endpoints x 131,071 slots: built in {:.1} ms",
+        build(&spec(Algorithm::Maglev { slots: 131_071 }, 1000, 1))
+    );
+    for algorithm in [Algorithm::RoundRobin, Algorithm::RingHash { load_bound: None }] {
+        let spec = spec(algorithm, 10_000, 7);
+        let pool = Pool::new(&spec);
+        let survivors: Vec<Option<usize>> = (0..10_000).map(Some).collect();
+        let rebuild = nanoseconds(1, |i| drop(black_box(pool.rebuild(&spec, &survivors, Duration::from_millis(i)))));
+        println!("{}, 10,000 endpoints: rebuilt in {:.1} ms", algorithm.as_str(), rebuild / 1e6);
+    }
+}

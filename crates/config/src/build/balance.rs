@@ -1,0 +1,111 @@
+//! How a pool chooses: the algorithm, what it goes by, tiers and slow start.
+
+use std::time::Duration;
+
+use floodway_balance::{Algorithm, SlowStart, Tiers};
+
+use super::Builder;
+use super::pool::chosen;
+use crate::tree::{Node, Origin};
+use crate::{Endpoint, Failback, FlowKey, scalar};
+
+impl Builder<'_> {
+    pub(super) fn build_algorithm(&mut self, pool: &Node, endpoints: usize) -> (Algorithm, FlowKey) {
+        let Some((word, node)) = chosen(pool, "balance") else { return (Algorithm::RoundRobin, SOURCE_IP) };
+        let algorithm = match word {
+            "least_conn" => Algorithm::LeastConn,
+            "p2c" => Algorithm::P2c,
+            "peak_ewma" => Algorithm::PeakEwma,
+            "random" => Algorithm::Random,
+            "first" => Algorithm::First,
+            "maglev" => Algorithm::Maglev { slots: self.build_slots(node, endpoints) },
+            "rendezvous" => Algorithm::Rendezvous,
+            "ring_hash" => Algorithm::RingHash { load_bound: node.integer("load_bound") },
+            _ => Algorithm::RoundRobin,
+        };
+        (algorithm, build_key(node))
+    }
+
+    fn build_slots(&mut self, node: &Node, endpoints: usize) -> u32 {
+        /// Slots an endpoint below which more flows move than need to when endpoints change.
+        const FEW: usize = 650;
+        let slots = node.integer("slots").unwrap_or(65_537);
+        let span = node.get("slots").map_or(node.span, |n| n.span);
+        let next = (slots..).find(|&n| is_prime(n)).unwrap_or(slots);
+        if next != slots {
+            self.error(span, format!("{slots} is no prime"), "a prime is wanted", format!("write {next}"));
+        } else if (slots as usize) < endpoints.saturating_mul(FEW) {
+            let enough = u32::try_from(endpoints * 2 * FEW).unwrap_or(u32::MAX).min(9_999_990);
+            let enough = (enough..).find(|&n| is_prime(n)).unwrap_or(enough);
+            self.warn(
+                span,
+                format!("{slots} slots are few for {endpoints} endpoints: more flows move than must when they change"),
+                "fewer than 650 an endpoint",
+                format!("write `slots: {enough}`"),
+            );
+        }
+        slots
+    }
+
+    pub(super) fn build_tiers(&mut self, pool: &Node, endpoints: &[Endpoint]) -> (Tiers, Failback) {
+        let node = pool.get("tiers");
+        let text = |key: &str| node.and_then(|n| n.get(key)).and_then(Node::text);
+        let threshold = text("threshold").and_then(|t| scalar::share(t).ok()).unwrap_or(7000);
+        let written = node.filter(|n| n.origin == Origin::File);
+        if let Some(node) = written.filter(|_| endpoints.windows(2).all(|pair| pair[0].tier == pair[1].tier)) {
+            self.warn(
+                node.span,
+                "every endpoint is in the same tier",
+                "no effect",
+                "give the endpoints that serve later a `tier: 1`, or take it out",
+            );
+        }
+        let tiers = match text("mode") {
+            Some("spill") => Tiers::Spill { threshold: (threshold / 100).max(1) },
+            _ => Tiers::Strict,
+        };
+        let failback = match text("failback") {
+            Some("manual") => Failback::Manual,
+            Some(time) => scalar::duration(time).map_or(Failback::Auto, Failback::After),
+            None => Failback::Auto,
+        };
+        if tiers != Tiers::Strict
+            && failback != Failback::Auto
+            && let Some(node) = node.and_then(|n| n.get("failback"))
+        {
+            self.error(
+                node.span,
+                "`failback` waits only where one tier serves at a time",
+                "not with `mode: spill`",
+                "write `mode: strict`, or take it out",
+            );
+        }
+        (tiers, failback)
+    }
+}
+
+pub(super) fn build_slow_start(pool: &Node) -> Option<SlowStart> {
+    let node = pool.get("slow_start")?;
+    Some(SlowStart {
+        length: node.duration("time").unwrap_or(Duration::from_secs(30)),
+        at_start: node.get("at_start").is_none() || node.is_on("at_start"),
+    })
+}
+
+const SOURCE_IP: FlowKey = FlowKey::SourceIp { v4: 32, v6: 128 };
+
+fn build_key(node: &Node) -> FlowKey {
+    match chosen(node, "key") {
+        Some(("source", _)) => FlowKey::Source,
+        Some(("destination", _)) => FlowKey::Destination,
+        Some(("source_ip", prefix)) => {
+            let bits = |key: &str, all: u8| prefix.integer(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(all);
+            FlowKey::SourceIp { v4: bits("v4", 32), v6: bits("v6", 128) }
+        }
+        _ => SOURCE_IP,
+    }
+}
+
+fn is_prime(n: u32) -> bool {
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+}

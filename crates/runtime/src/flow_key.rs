@@ -1,0 +1,65 @@
+//! What a flow is known by, hashed: the same in every process.
+
+use std::net::{IpAddr, SocketAddr};
+
+use floodway_balance::hash;
+use floodway_config::FlowKey;
+use floodway_net::{Peer, Socket};
+
+/// The key of a flow; `None` where it has none (a client on a unix socket): then it goes anywhere.
+pub(crate) fn of(key: FlowKey, peer: Peer, client: &Socket) -> Option<u64> {
+    match (key, peer) {
+        (FlowKey::Destination, _) => client.local_address().map(of_socket),
+        (FlowKey::Source, Peer::Ip(source)) => Some(of_socket(source)),
+        (FlowKey::SourceIp { .. }, Peer::Ip(source)) => of_address(key, source.ip()),
+        (_, Peer::Unix) => None,
+    }
+}
+
+/// The key of any flow from `ip`, where that is all it depends on.
+pub(crate) fn of_address(key: FlowKey, ip: IpAddr) -> Option<u64> {
+    let FlowKey::SourceIp { v4, v6 } = key else { return None };
+    Some(match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            hash::of(&(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(v4)).unwrap_or(0)).to_be_bytes())
+        }
+        IpAddr::V6(ip) => {
+            hash::of(&(u128::from(ip) & u128::MAX.checked_shl(128 - u32::from(v6)).unwrap_or(0)).to_be_bytes())
+        }
+    })
+}
+
+fn of_socket(address: SocketAddr) -> u64 {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            let mut bytes = [0; 6];
+            bytes[..4].copy_from_slice(&ip.octets());
+            bytes[4..].copy_from_slice(&address.port().to_be_bytes());
+            hash::of(&bytes)
+        }
+        IpAddr::V6(ip) => {
+            let mut bytes = [0; 18];
+            bytes[..16].copy_from_slice(&ip.octets());
+            bytes[16..].copy_from_slice(&address.port().to_be_bytes());
+            hash::of(&bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_what_counts() {
+        let key = |v4, v6, ip: &str| of_address(FlowKey::SourceIp { v4, v6 }, ip.parse().unwrap());
+        assert_eq!(key(24, 48, "192.0.2.1"), key(24, 48, "192.0.2.200"));
+        assert_ne!(key(24, 48, "192.0.2.1"), key(24, 48, "192.0.3.1"));
+        assert_ne!(key(32, 48, "192.0.2.1"), key(32, 48, "192.0.2.2"));
+        assert_eq!(key(0, 0, "192.0.2.1"), key(0, 0, "10.0.0.1"));
+        assert_eq!(key(24, 48, "2001:db8:1:2::3"), key(24, 48, "2001:db8:1:9::"));
+        assert_ne!(key(24, 128, "2001:db8:1:2::3"), key(24, 128, "2001:db8:1:2::4"));
+        assert_eq!(key(32, 128, "::ffff:192.0.2.1"), key(32, 128, "192.0.2.1"), "one address, however it comes");
+        assert_eq!(of_address(FlowKey::Source, "192.0.2.1".parse().unwrap()), None);
+    }
+}
