@@ -124,18 +124,17 @@ fn a_tier_falls_and_waits_for_its_failback() {
     for (failback, waits) in [("auto", false), ("manual", true), ("1s", false)] {
         a.restart();
         let pool = endpoints(&[("a", &a, ""), ("b", &b, ", tier: 1")]);
-        let more =
-            format!("tiers: {{ failback: {failback} }}, health: {{ check: tcp, every: 50ms, rise: 1, fall: 1 }}");
+        let more = format!(
+            "tiers: {{ failback: {failback} }}, ejection: off, health: {{ check: tcp, every: 50ms, rise: 1, fall: 1 }}"
+        );
         let floodway = front(&format!("  p: {{ endpoints: [{pool}], {more} }}"), 2);
         let address = floodway.address("l");
         let serves = |name: &str| served_by(address).0 == name;
         wait_until(|| "the first tier".into(), Duration::from_secs(5), || serves("a"));
         a.stop();
-        wait_until(
-            || "the second tier".into(),
-            Duration::from_secs(5),
-            || std::panic::catch_unwind(|| serves("b")).unwrap_or(false),
-        );
+        // It may be reset as long as nobody knows that the first is gone.
+        let second = || read_to_line(address).as_deref() == Some("b\n");
+        wait_until(|| "the second tier".into(), Duration::from_secs(5), second);
         a.restart();
         let up = || floodway.metric("endpoint_state", &["endpoint_name=\"a\"", "state=\"up\""]) == 1.0;
         wait_until(|| "a to be up".into(), Duration::from_secs(5), up);
@@ -149,6 +148,78 @@ fn a_tier_falls_and_waits_for_its_failback() {
             wait_until(|| format!("{failback}: the first tier again"), Duration::from_secs(10), || serves("a"));
         }
     }
+}
+
+/// One that refuses, and one that accepts and resets at once: after five failures in a row it gets nothing, whatever the
+/// algorithm, and is tried again when its time is over.
+#[test]
+fn an_endpoint_that_fails_traffic_is_taken_out_and_comes_back() {
+    let (mut refusing, b, c) = (Backend::named("a"), Backend::named("b"), Backend::named("c"));
+    refusing.stop();
+    let resetting = Backend::start(|stream| {
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    });
+    for (failing, balance) in [
+        (&refusing, "round_robin"),
+        (&resetting, "round_robin"),
+        (&resetting, "least_conn"),
+        (&resetting, "p2c"),
+        (&resetting, "random"),
+        (&resetting, "maglev: { key: source }"),
+    ] {
+        let pool = endpoints(&[("a", failing, ""), ("b", &b, ""), ("c", &c, "")]);
+        let more = format!(
+            "balance: {{ {balance}{} }}, ejection: {{ for: 2s }}",
+            if balance.contains(':') { "" } else { ": {}" }
+        );
+        let floodway = front(&format!("  p: {{ endpoints: [{pool}], {more} }}"), 2);
+        let address = floodway.address("l");
+        let failed = || floodway.metric("endpoint_failures_total", &["endpoint_name=\"a\""]);
+        let ejected = || floodway.metric("endpoint_state", &["endpoint_name=\"a\"", "state=\"ejected\""]) == 1.0;
+        wait_until(
+            || format!("{balance}: the ejection, after {}", failed()),
+            Duration::from_secs(10),
+            || {
+                let _ = read_to_line(address);
+                ejected()
+            },
+        );
+        let status = floodway.ask(&["status"]);
+        let reason = status["pools"][0]["endpoints"][0]["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains("failures in a row; out for 2 s"), "{status:#}");
+        let before = failed();
+        assert!((5.0..20.0).contains(&before), "{balance}: {before}");
+        let (counts, _held) = counts(address, 100);
+        if ejected() {
+            assert_eq!((counts.get("a"), failed()), (None, before), "{balance}");
+        }
+        wait_until(|| "its return".into(), Duration::from_secs(10), || !ejected());
+        assert!(floodway.has_logged("endpoint is ejected"));
+        assert_eq!(floodway.metric("endpoint_ejections_total", &["endpoint_name=\"a\""]), 1.0);
+    }
+}
+
+/// A failure counts as slow: who fails fast is not fed, even without an ejection.
+#[test]
+fn peak_ewma_does_not_feed_who_fails_fast() {
+    let (b, c) = (Backend::named("b"), Backend::named("c"));
+    let resetting = Backend::start(|stream| {
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    });
+    let pool = endpoints(&[("a", &resetting, ""), ("b", &b, ""), ("c", &c, "")]);
+    let floodway = front(&format!("  p: {{ endpoints: [{pool}], balance: peak_ewma, ejection: off }}"), 2);
+    for _ in 0..400 {
+        let _ = read_to_line(floodway.address("l"));
+    }
+    let failed = floodway.metric("endpoint_failures_total", &["endpoint_name=\"a\""]);
+    assert!((1.0..=20.0).contains(&failed), "{failed} of 400");
+}
+
+/// The first line that a new session is sent, if it is sent one.
+fn read_to_line(front: SocketAddr) -> Option<String> {
+    let mut name = String::new();
+    BufReader::new(connect(front).ok()?).read_line(&mut name).ok()?;
+    Some(name)
 }
 
 /// A server that has come back gets its share bit by bit.
@@ -195,8 +266,8 @@ fn a_refused_connect_goes_to_another_endpoint_unseen() {
     for workers in WORKERS {
         let (mut a, b) = (Backend::named("a"), Backend::named("b"));
         a.stop();
-        let floodway =
-            front(&format!("  p: {{ endpoints: [{}] }}", endpoints(&[("a", &a, ""), ("b", &b, "")])), workers);
+        let pool = endpoints(&[("a", &a, ""), ("b", &b, "")]);
+        let floodway = front(&format!("  p: {{ endpoints: [{pool}], ejection: off }}"), workers);
         let (counts, held) = counts(floodway.address("l"), 20);
         assert_eq!(counts, BTreeMap::from([("b".into(), 20)]));
         assert_eq!(floodway.metric("endpoint_failures_total", &["endpoint_name=\"a\"", "reason=\"refused\""]), 10.0);

@@ -177,7 +177,9 @@ fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     let failures = all.iter().flat_map(|([pool, name], _, _, e)| {
         Failure::ALL.into_iter().map(|why| ([*pool, *name, ("reason", why.as_str())], e.failures(why)))
     });
-    out.counter("endpoint_failures", "Sessions that the endpoint failed", failures)
+    out.counter("endpoint_failures", "Sessions that the endpoint failed", failures)?;
+    let ejections = all.iter().filter(|(_, p, ..)| p.ejects()).map(|(l, _, _, e)| (*l, e.ejections()));
+    out.counter("endpoint_ejections", "Times that the endpoint was taken out since it failed traffic", ejections)
 }
 
 fn checks(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {

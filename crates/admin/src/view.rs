@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use floodway_config::{Config, ObjectKind, Op, Plan};
 use floodway_net::TcpFacts;
-use floodway_runtime::{ByHand, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot};
+use floodway_runtime::{
+    ByHand, Endpoint, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot,
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -43,7 +45,7 @@ fn pool(pool: &Pool) -> Value {
             "name": e.name,
             "address": e.address.to_string(),
             "state": state.as_str(),
-            "reason": reason(state, e.by_hand.as_ref(), e.last_check()),
+            "reason": reason(state, e),
             "weight": pool.balance.weight(i),
             "sessions": pool.balance.sessions(i),
             "by_hand": e.by_hand.as_ref().map(by_hand),
@@ -57,13 +59,14 @@ fn pool(pool: &Pool) -> Value {
 }
 
 /// Why an endpoint is in its state, in words.
-fn reason(state: EndpointState, by_hand: Option<&ByHand>, last_check: Option<String>) -> Value {
+fn reason(state: EndpointState, endpoint: &Endpoint) -> Value {
     match state {
-        EndpointState::Draining | EndpointState::Disabled => match by_hand {
+        EndpointState::Draining | EndpointState::Disabled => match &endpoint.by_hand {
             Some(hand) => hand.reason.clone().unwrap_or_else(|| "changed by hand".into()).into(),
             None => "the configuration says so".into(),
         },
-        EndpointState::Up | EndpointState::Down => last_check.into(),
+        EndpointState::Up | EndpointState::Down => endpoint.last_check().into(),
+        EndpointState::Ejected => endpoint.ejected_for().into(),
         EndpointState::Unknown => "no check has answered yet".into(),
         EndpointState::Unchecked => Value::Null,
     }

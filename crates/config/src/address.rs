@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::scalar::{Fault, fault};
 
 /// Where an endpoint is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// An IP address and a port.
     Socket(SocketAddr),

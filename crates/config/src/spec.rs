@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
-use floodway_judge::{Check, Rules};
+use floodway_judge::{Check, EjectionRules, Rules};
 use floodway_policy::{Access, Prefix, SourcePrefix};
 
 use crate::{Address, BindAddress};
@@ -148,6 +148,8 @@ pub struct Pool {
     pub failback: Failback,
     /// `None` is none.
     pub slow_start: Option<SlowStart>,
+    /// When an endpoint that fails traffic is taken out; `None` is never.
+    pub ejection: Option<EjectionRules>,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
     /// Active checks; `None` leaves every endpoint unchecked.

@@ -291,7 +291,12 @@ pub(crate) static POOL: Section = section(
         Key::later("zones", "Prefers endpoints nearby."),
         Key::later("subset", "Uses some endpoints of a large pool."),
         Key::later("discovery", "How found endpoints come and go."),
-        Key::later("ejection", "Takes out endpoints that fail traffic."),
+        Key::new(
+            "ejection",
+            OffOr(&EJECTION),
+            "Takes out, for a time, an endpoint that fails traffic; never where it is the only one.",
+        )
+        .or("{}"),
         Key::new(
             "slow_start",
             TextOr("time", &SLOW_START),
@@ -400,6 +405,27 @@ static TIERS: Section = section(
             "When a tier that has fallen serves again: at once, on `floodway failback`, or once it has been fit so long.",
         )
         .or("auto"),
+    ],
+);
+
+static EJECTION: Section = section(
+    "`ejection`",
+    &[
+        Key::new(
+            "failures",
+            Kind::Leaf(Integer(1, 1_000_000)),
+            "In a row: connects that fail or time out, resets before the endpoint's first byte.",
+        )
+        .or("5"),
+        Key::new("for", Kind::Leaf(Time), "How long it stays out; each time again, twice as long.").or("10s"),
+        Key::new("for_most", Kind::Leaf(Time), "The longest.").or("5m"),
+        Key::new("max", Kind::Leaf(Share), "Share of the pool that may be out; one endpoint may always be.").or("50%"),
+        Key::new(
+            "outliers",
+            Kind::Leaf(Switch),
+            "Also where its share of successes lies far below the others', with a hundred sessions in ten seconds each.",
+        )
+        .or("on"),
     ],
 );
 

@@ -1,11 +1,13 @@
 //! Is this endpoint fit?
 //!
 //! A [`Check`] is what to ask, as data; an [`Outcome`] is what came of one try; a [`Judge`] turns a row of outcomes into a
-//! [`Verdict`]; [`schedule`] says when to ask. Pure: whoever probes brings the outcomes, and the clock.
+//! [`Verdict`]; [`schedule`] says when to ask. An [`Ejector`] learns from traffic instead. Pure: whoever probes brings the outcomes, and the clock.
 
 mod check;
+mod ejection;
 pub mod schedule;
 mod verdict;
 
 pub use check::{Check, Failure, Outcome};
+pub use ejection::{Cause, EjectionRules, Ejector};
 pub use verdict::{Judge, Rules, Verdict};

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use floodway_balance::{Admin, Health};
-use floodway_config::{Address, Failback};
+use floodway_config::Address;
 use floodway_health::{Target, probe};
 use floodway_judge::{Judge, Outcome, Verdict, schedule};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::Snapshot;
 use crate::snapshot::Pool;
+use crate::tiers::fail_over;
+use crate::{Shared, Snapshot};
 
 /// The task of each endpoint that is checked, by pool and address. It outlives a reload, and its judgement with it.
 pub(crate) struct Checks {
     tasks: HashMap<(String, Address), Task>,
     /// So many checks run at a time.
     slots: Arc<Semaphore>,
-    /// The begin of the process's clock.
-    started: Instant,
+    shared: Arc<Shared>,
 }
 
 struct Task {
@@ -46,8 +46,8 @@ impl Drop for Task {
 
 impl Checks {
     /// No task yet; at most `at_once` checks will run together.
-    pub(crate) fn new(at_once: u32, started: Instant) -> Self {
-        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)), started }
+    pub(crate) fn new(at_once: u32, shared: Arc<Shared>) -> Self {
+        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)), shared }
     }
 
     /// Checks nothing any more.
@@ -69,7 +69,7 @@ impl Checks {
                     }
                     None => {
                         let whom = Rc::new(RefCell::new(whom));
-                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots), self.started);
+                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots), Arc::clone(&self.shared));
                         Task { whom, task: tokio::task::spawn_local(watch).abort_handle() }
                     }
                 };
@@ -79,7 +79,7 @@ impl Checks {
     }
 }
 
-async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>, started: Instant) {
+async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>, shared: Arc<Shared>) {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let start = Instant::now();
     let mut judge: Option<Judge> = None;
@@ -98,8 +98,8 @@ async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>, started: Instant)
         let judge = judge.get_or_insert_with(|| Judge::new(health.rules));
         judge.set_rules(health.rules);
         if let Some(verdict) = judge.observe(&outcome) {
-            tell(&pool, index, verdict, &outcome, started.elapsed());
-            fail_over(&whom);
+            tell(&pool, index, verdict, &outcome, shared.now());
+            fail_over(&shared, &pool);
         }
         let wait = if judge.is_wavering() && health.fast_every < health.every {
             health.fast_every
@@ -136,33 +136,5 @@ fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome, now: Dur
         (false, true) => tracing::error!(pool = pool.name, "no endpoint is fit: `when_none_fit` decides"),
         (true, false) => tracing::info!(pool = pool.name, "an endpoint is fit again"),
         _ => {}
-    }
-}
-
-/// After a change of health: a tier that has fallen waits for its failback, as the pool says.
-fn fail_over(whom: &Rc<RefCell<Whom>>) {
-    let Whom { pool, .. } = whom.borrow().clone();
-    let (moves, has_moved) = pool.balance.look_at_tiers();
-    let (Some(fit), waiting) = (pool.balance.fit_tier(), pool.balance.first_tier()) else { return };
-    match pool.failback {
-        Failback::Auto if waiting > 0 => pool.balance.set_first_tier(0),
-        Failback::Auto => {}
-        Failback::Manual | Failback::After(_) if fit > waiting => {
-            tracing::warn!(pool = pool.name, tier = fit, "a tier has fallen: another one serves until the failback");
-            pool.balance.set_first_tier(fit);
-        }
-        Failback::After(time) if fit < waiting && has_moved => {
-            let whom = Rc::clone(whom);
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(time).await;
-                let Whom { pool, .. } = whom.borrow().clone();
-                // Whoever fell meanwhile begins another wait.
-                if pool.balance.look_at_tiers().0 == moves {
-                    tracing::info!(pool = pool.name, tier = fit, "a tier serves again");
-                    pool.balance.set_first_tier(fit);
-                }
-            });
-        }
-        Failback::Manual | Failback::After(_) => {}
     }
 }

@@ -183,6 +183,8 @@ impl Failure {
 #[derive(Debug, Default)]
 pub(crate) struct Serving {
     pub(crate) bytes: Bytes,
+    /// Sessions that it answered, or that ended without a fault of its own.
+    pub(crate) successes: Count,
     failures: [Count; Failure::ALL.len()],
 }
 

@@ -104,8 +104,6 @@ fn target(session: &Session, index: usize) -> Target<'_> {
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {
-    // As slow as the slowest that is waited for: who fails fast is not fed.
-    session.pool().balance.observe(index, session.pool().connect_timeout, context.shared.now());
     let endpoint = &session.pool().endpoints[index];
     let why = match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
@@ -114,7 +112,7 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
         _ => Failure::Unreachable,
     };
-    endpoint.stats.serving.of(context.worker).failures(why).add(1);
+    session.endpoint_failed(context, index, why);
     let words = match why {
         Failure::Timeout => "connect timed out".to_owned(),
         _ => error.to_string(),

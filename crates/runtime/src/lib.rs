@@ -12,6 +12,7 @@ mod counters;
 mod dial;
 mod doors;
 mod drain;
+mod ejections;
 mod flow_key;
 mod handler;
 mod hands;
@@ -21,6 +22,7 @@ mod server;
 mod session;
 mod shared;
 mod snapshot;
+mod tiers;
 mod translate;
 mod worker;
 

@@ -96,6 +96,7 @@ impl Server {
             permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
             room: Notify::new(),
             empty: Notify::new(),
+            failing: Notify::new(),
             pipes: Arc::new(PipeCap::new(budget.pipes)),
             log,
             started: Instant::now(),
@@ -124,7 +125,7 @@ impl Server {
             pinned_to,
             doors: Doors::default(),
             prepared: self.prepared,
-            checks: Checks::new(budget.probes, shared.started),
+            checks: Checks::new(budget.probes, Arc::clone(&shared)),
             drains: Drains::default(),
             budget,
             config: self.config,
@@ -135,6 +136,7 @@ impl Server {
         running.grow_workers(self.workers)?;
         running.checks.follow(&running.shared.snapshot());
         running.drain_what_is_withheld();
+        tokio::task::spawn_local(crate::ejections::watch(Arc::clone(&running.shared)));
         Ok(running)
     }
 

@@ -14,7 +14,7 @@ use floodway_net::{Peer, TcpFacts};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use crate::counters::{Lanes, Traffic};
+use crate::counters::{Failure, Lanes, Traffic};
 use crate::handler::Room;
 use crate::snapshot::{Endpoint, Listener, Pool, Stats};
 use crate::worker::{Context, View};
@@ -202,14 +202,32 @@ impl Session {
         *self.error.borrow_mut() = Some(format!("{}: {error}", endpoint.name));
     }
 
-    /// `bytes` were passed on at `now`.
-    pub(crate) fn passed(&self, direction: Direction, bytes: u64, now: Duration) {
+    /// Endpoint `index` of its pool has failed it; control is told where that is once too often.
+    pub(crate) fn endpoint_failed(&self, context: &Context, index: usize, why: Failure) {
+        if why != Failure::Local {
+            // As slow as the slowest that is waited for: who fails fast is not fed.
+            self.pool().balance.observe(index, self.pool().connect_timeout, context.shared.now());
+        }
+        let in_a_row = self.pool().endpoints[index].stats.failed(context.worker, why);
+        if self.pool().ejection.is_some_and(|rules| in_a_row >= rules.failures) {
+            context.shared.failing.notify_one();
+        }
+    }
+
+    /// `bytes` were passed on at `now`. True for the first that the endpoint sent.
+    pub(crate) fn passed(&self, direction: Direction, bytes: u64, now: Duration) -> bool {
         self.touched.set(now);
         let count = match direction {
             Direction::ToEndpoint => &self.to_endpoint,
             Direction::ToClient => &self.to_client,
         };
-        count.set(count.get() + bytes);
+        let before = count.replace(count.get() + bytes);
+        before == 0 && direction == Direction::ToClient
+    }
+
+    /// Whether the endpoint has sent anything.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.to_client.get() > 0
     }
 
     /// Asks the session to end; its task sees it at once.

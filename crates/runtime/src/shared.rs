@@ -32,6 +32,8 @@ pub struct Shared {
     pub(crate) room: Notify,
     /// Wakes whoever waits for the last session to end.
     pub(crate) empty: Notify,
+    /// Tells control that an endpoint has failed as often in a row as its pool allows.
+    pub(crate) failing: Notify,
     pub(crate) pipes: Arc<PipeCap>,
     pub(crate) log: Arc<dyn SessionLog>,
     pub(crate) started: Instant,

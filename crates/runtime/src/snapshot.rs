@@ -1,7 +1,7 @@
 //! The one truth that workers load: listeners, pools, endpoints, and what is counted of them.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
 use floodway_config::{Address, ClientTimeouts, Drain, Failback, FlowKey, PoolId};
 use floodway_flow::{Direction, Permits};
-use floodway_judge::Outcome;
+use floodway_judge::{EjectionRules, Outcome};
 use floodway_net::SocketOptions;
 use floodway_policy::{Access, SourceLimits};
 
@@ -99,6 +99,7 @@ pub struct Pool {
     /// What a flow is known by, where the algorithm pins it.
     pub(crate) key: FlowKey,
     pub(crate) failback: Failback,
+    pub(crate) ejection: Option<EjectionRules>,
 }
 
 impl Pool {
@@ -114,14 +115,21 @@ impl Pool {
         self.health.as_ref().map(|_| self.check_times.times())
     }
 
+    /// Whether endpoints that fail traffic are taken out.
+    #[must_use]
+    pub fn ejects(&self) -> bool {
+        self.ejection.is_some()
+    }
+
     /// What endpoint `index` is now.
     #[must_use]
     pub fn state(&self, index: usize) -> EndpointState {
         match (self.balance.admin(index), self.balance.health(index)) {
             (Admin::Disabled, _) => EndpointState::Disabled,
             (Admin::Drain, _) => EndpointState::Draining,
-            (Admin::Enabled, Health::Up) => EndpointState::Up,
             (Admin::Enabled, Health::Down) => EndpointState::Down,
+            (Admin::Enabled, _) if self.balance.is_ejected(index) => EndpointState::Ejected,
+            (Admin::Enabled, Health::Up) => EndpointState::Up,
             (Admin::Enabled, Health::Unknown) => EndpointState::Unknown,
             (Admin::Enabled, Health::Unchecked) => EndpointState::Unchecked,
         }
@@ -139,6 +147,8 @@ pub enum EndpointState {
     Unknown,
     /// Not checked.
     Unchecked,
+    /// It failed traffic, and is out for a time.
+    Ejected,
     /// Takes no new sessions.
     Draining,
     /// Takes no sessions.
@@ -147,7 +157,8 @@ pub enum EndpointState {
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 6] = [Self::Up, Self::Down, Self::Unknown, Self::Unchecked, Self::Draining, Self::Disabled];
+    pub const ALL: [Self; 7] =
+        [Self::Up, Self::Down, Self::Unknown, Self::Unchecked, Self::Ejected, Self::Draining, Self::Disabled];
 
     /// The word for metrics, logs and status.
     #[must_use]
@@ -157,6 +168,7 @@ impl EndpointState {
             Self::Down => "down",
             Self::Unknown => "unknown",
             Self::Unchecked => "unchecked",
+            Self::Ejected => "ejected",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
         }
@@ -183,6 +195,11 @@ pub(crate) struct Stats {
     checks: [AtomicU64; Outcome::WORDS.len()],
     /// What the last check that changed its state said. Written by control, read by whoever asks.
     last_check: Mutex<Option<String>>,
+    /// Failures in a row. Written by workers, the reset only if it is not 0: one that works costs a load.
+    in_a_row: AtomicU32,
+    /// Why it was ejected last. Written by control.
+    ejected_for: Mutex<Option<String>>,
+    ejections: AtomicU64,
 }
 
 impl Endpoint {
@@ -194,6 +211,18 @@ impl Endpoint {
     #[must_use]
     pub fn last_check(&self) -> Option<String> {
         self.stats.last_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it was ejected last, and for how long.
+    #[must_use]
+    pub fn ejected_for(&self) -> Option<String> {
+        self.stats.ejected_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Times that it was ejected.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.stats.ejections.load(Ordering::Relaxed)
     }
 
     /// Bytes passed on in `direction`.
@@ -216,7 +245,47 @@ impl Endpoint {
 
 impl Stats {
     pub(crate) fn new(workers: usize) -> Self {
-        Self { serving: Lanes::new(workers), checks: Default::default(), last_check: Mutex::new(None) }
+        Self {
+            serving: Lanes::new(workers),
+            checks: Default::default(),
+            last_check: Mutex::new(None),
+            in_a_row: AtomicU32::new(0),
+            ejected_for: Mutex::new(None),
+            ejections: AtomicU64::new(0),
+        }
+    }
+
+    /// A session was answered, or ended without a fault of the endpoint's.
+    pub(crate) fn succeeded(&self, worker: usize) {
+        self.serving.of(worker).successes.add(1);
+        if self.in_a_row.load(Ordering::Relaxed) != 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A session failed for `why`; gives how many have in a row. Those that are our own fault do not count.
+    pub(crate) fn failed(&self, worker: usize, why: Failure) -> u32 {
+        self.serving.of(worker).failures(why).add(1);
+        match why {
+            Failure::Local => self.in_a_row(),
+            _ => self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1),
+        }
+    }
+
+    pub(crate) fn in_a_row(&self) -> u32 {
+        self.in_a_row.load(Ordering::Relaxed)
+    }
+
+    /// Successes, and failures that are its own.
+    pub(crate) fn tries(&self) -> (u64, u64) {
+        let own = Failure::ALL.into_iter().filter(|why| *why != Failure::Local);
+        (self.serving.sum(|s| s.successes.get()), own.map(|why| self.serving.sum(|s| s.failures(why).get())).sum())
+    }
+
+    pub(crate) fn note_ejection(&self, why: String) {
+        *self.ejected_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.ejections.fetch_add(1, Ordering::Relaxed);
+        self.in_a_row.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn note_check(&self, outcome: &Outcome) {

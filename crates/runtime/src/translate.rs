@@ -147,6 +147,7 @@ impl Making<'_> {
             drain: p.drain,
             key: p.key,
             failback: p.failback,
+            ejection: p.ejection,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use floodway_balance::{Algorithm, SlowStart, Tiers};
+use floodway_judge::EjectionRules;
 
 use super::Builder;
 use super::pool::chosen;
@@ -89,6 +90,18 @@ pub(super) fn build_slow_start(pool: &Node) -> Option<SlowStart> {
     Some(SlowStart {
         length: node.duration("time").unwrap_or(Duration::from_secs(30)),
         at_start: node.get("at_start").is_none() || node.is_on("at_start"),
+    })
+}
+
+pub(super) fn build_ejection(pool: &Node) -> Option<EjectionRules> {
+    let node = pool.get("ejection").filter(|n| n.text() != Some("off"))?;
+    let share = node.get("max").and_then(Node::text).and_then(|t| scalar::share(t).ok());
+    Some(EjectionRules {
+        failures: node.integer("failures").unwrap_or(5),
+        time: node.duration("for").unwrap_or(Duration::from_secs(10)),
+        most_time: node.duration("for_most").unwrap_or(Duration::from_secs(300)),
+        most: share.unwrap_or(5000),
+        outliers: node.is_on("outliers"),
     })
 }
 

@@ -6,7 +6,7 @@ use floodway_balance::Admin;
 use floodway_judge::{Check, Rules};
 
 use super::Builder;
-use super::balance::build_slow_start;
+use super::balance::{build_ejection, build_slow_start};
 use crate::tree::{Node, Origin, Value, Word};
 use crate::{Address, Drain, Endpoint, Health, NoneFit, Pool, PoolId, address, scalar};
 
@@ -34,6 +34,7 @@ impl Builder<'_> {
             tiers,
             failback,
             slow_start: build_slow_start(node),
+            ejection: build_ejection(node).filter(|_| endpoints.len() > 1),
             endpoints,
             health,
             when_none_fit: self.build_none_fit(node),

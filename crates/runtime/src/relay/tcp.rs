@@ -16,7 +16,7 @@ use crate::counters::{Bytes, Failure, Serving};
 use crate::dial::dial;
 use crate::handler::{Flow, Handler};
 use crate::session::{Facts, Session};
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Stats};
 use crate::worker::Context;
 
 /// Bytes and steps of one flow before others of the worker have their turn: bulk must not make small messages wait.
@@ -109,6 +109,8 @@ enum Held {
 struct Pump<'a> {
     context: &'a Context,
     session: &'a Session,
+    /// Which endpoint of the session's pool.
+    index: usize,
     meter: Meter<'a>,
     client: &'a Socket,
     endpoint: &'a Socket,
@@ -124,7 +126,17 @@ impl<'a> Pump<'a> {
         let now = context.shared.now();
         let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
         let meter = Meter::new(context, session, index);
-        Self { context, session, meter, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], allowance: 0 }
+        Self {
+            context,
+            session,
+            index,
+            meter,
+            client,
+            endpoint,
+            duplex,
+            held: [Held::Nothing, Held::Nothing],
+            allowance: 0,
+        }
     }
 
     /// Serves both directions until neither can go on; ready when the session is at its end.
@@ -284,7 +296,9 @@ impl<'a> Pump<'a> {
             if self.duplex.medium(direction) != medium {
                 self.context.shared.switches.of(self.context.worker).add(1);
             }
-            self.session.passed(direction, bytes as u64, now);
+            if self.session.passed(direction, bytes as u64, now) {
+                self.stats().succeeded(self.context.worker);
+            }
             self.meter.passed(direction, bytes as u64);
             self.allowance = self.allowance.saturating_sub(bytes);
         }
@@ -310,6 +324,10 @@ impl<'a> Pump<'a> {
         }
     }
 
+    fn stats(&self) -> &'a Stats {
+        &self.session.pool().endpoints[self.index].stats
+    }
+
     /// Ends both sockets as the session ended.
     async fn finish(&mut self) -> Reason {
         self.session.wake_at(None);
@@ -321,8 +339,12 @@ impl<'a> Pump<'a> {
             Box::pin(self.drain(side)).await;
         }
         let reason = self.duplex.reason().unwrap_or(Reason::InternalError);
-        if reason == Reason::ServerReset {
-            self.meter.serving.failures(Failure::Reset).add(1);
+        match (reason, self.session.is_answered()) {
+            (Reason::ServerReset, false) => self.session.endpoint_failed(self.context, self.index, Failure::Reset),
+            // It had answered: that is no fault in a row.
+            (Reason::ServerReset, true) => self.meter.serving.failures(Failure::Reset).add(1),
+            (_, false) => self.stats().succeeded(self.context.worker),
+            (_, true) => {}
         }
         match self.duplex.ending() {
             Some(Ending::Reset(Side::Client)) => self.client.reset_when_closed(),

@@ -1,0 +1,117 @@
+//! Takes out endpoints that fail traffic, and lets them in again: on the control thread, told by workers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodway_config::{Address, Failback};
+use floodway_judge::{Cause, Ejector};
+use tokio::time::{Instant, sleep_until};
+
+use crate::snapshot::Pool;
+use crate::tiers::fail_over;
+use crate::{Shared, Snapshot};
+
+/// Between two comparisons of shares of successes.
+const COMPARE: Duration = Duration::from_secs(10);
+/// Between two looks at who fails, however many failures there are.
+const BREATHER: Duration = Duration::from_millis(20);
+
+/// What is known of a pool.
+struct Known {
+    ejector: Ejector<Address>,
+    /// Successes and failures at the last comparison.
+    before: HashMap<Address, (u64, u64)>,
+}
+
+/// Watches for ever. Workers tell `shared.failing` when an endpoint has failed as often as its pool allows.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut pools: HashMap<String, Known> = HashMap::new();
+    let mut compare_at = Instant::now() + COMPARE;
+    loop {
+        let now = shared.now();
+        let next = pools.values().filter_map(|k| k.ejector.next_return()).min();
+        let returns_at = next.map_or(compare_at, |at| Instant::now() + at.saturating_sub(now));
+        tokio::select! {
+            () = shared.failing.notified() => tokio::time::sleep(BREATHER).await,
+            () = sleep_until(returns_at.min(compare_at)) => {}
+        }
+        let compares = Instant::now() >= compare_at;
+        if compares {
+            compare_at = Instant::now() + COMPARE;
+        }
+        let snapshot = shared.snapshot();
+        look(&snapshot, &mut pools, compares, shared.now());
+        let tiered = snapshot.pools.iter().filter(|p| p.ejection.is_some() && p.failback != Failback::Auto);
+        tiered.for_each(|pool| fail_over(&shared, pool));
+    }
+}
+
+fn look(snapshot: &Snapshot, pools: &mut HashMap<String, Known>, compares: bool, now: Duration) {
+    pools.retain(|name, _| snapshot.pools.iter().any(|p| p.name == *name));
+    for pool in &snapshot.pools {
+        let Some(rules) = pool.ejection else {
+            if pools.remove(&pool.name).is_some() {
+                (0..pool.endpoints.len()).for_each(|i| let_in(pool, i, now));
+            }
+            continue;
+        };
+        let new = || Known { ejector: Ejector::new(rules), before: HashMap::new() };
+        let known = pools.entry(pool.name.clone()).or_insert_with(new);
+        known.ejector.set_rules(rules);
+        known.ejector.retain(|address| pool.endpoints.iter().any(|e| e.address == *address));
+        let index = |address: &Address| pool.endpoints.iter().position(|e| e.address == *address);
+        for address in known.ejector.returned(now) {
+            index(&address).into_iter().for_each(|i| let_in(pool, i, now));
+        }
+        let count = pool.endpoints.len();
+        for (i, endpoint) in pool.endpoints.iter().enumerate() {
+            let in_a_row = endpoint.stats.in_a_row();
+            if in_a_row >= rules.failures
+                && let Some((time, cause)) = known.ejector.failed(&endpoint.address, in_a_row, count, now)
+            {
+                eject(pool, i, time, cause, now);
+            }
+        }
+        if compares {
+            let seen = known.since_last(pool);
+            for (address, time, cause) in known.ejector.compare(&seen, now) {
+                index(&address).into_iter().for_each(|i| eject(pool, i, time, cause, now));
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Successes and failures of each endpoint since the last comparison.
+    fn since_last(&mut self, pool: &Pool) -> Vec<(Address, u64, u64)> {
+        let mut before = std::mem::take(&mut self.before);
+        let of = |endpoint: &crate::Endpoint| {
+            let (good, bad) = endpoint.stats.tries();
+            let (good_before, bad_before) = before.remove(&endpoint.address).unwrap_or((good, bad));
+            self.before.insert(endpoint.address.clone(), (good, bad));
+            (endpoint.address.clone(), good.saturating_sub(good_before), bad.saturating_sub(bad_before))
+        };
+        pool.endpoints.iter().map(of).collect()
+    }
+}
+
+fn eject(pool: &Pool, index: usize, time: Duration, cause: Cause, now: Duration) {
+    let endpoint = &pool.endpoints[index];
+    tracing::warn!(
+        pool = pool.name,
+        endpoint = endpoint.name,
+        reason = %cause,
+        seconds = time.as_secs_f64(),
+        "endpoint is ejected"
+    );
+    endpoint.stats.note_ejection(format!("{cause}; out for {} s", time.as_secs_f64()));
+    pool.balance.set_ejected(index, true, now);
+}
+
+fn let_in(pool: &Pool, index: usize, now: Duration) {
+    if pool.balance.is_ejected(index) {
+        tracing::info!(pool = pool.name, endpoint = pool.endpoints[index].name, "endpoint is let in again");
+        pool.balance.set_ejected(index, false, now);
+    }
+}
