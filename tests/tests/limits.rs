@@ -4,10 +4,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Ending, Floodway, Options, SetAtEnd, WORKERS, connect, read_to_ending, wait_until};
+use floodway_tests::{
+    Backend, Ending, Floodway, Load, Options, SetAtEnd, WORKERS, connect, read_to_ending, wait_until,
+};
 
 /// Sends a line and wants it back.
 fn ping(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -173,5 +176,103 @@ fn pools_and_endpoints_have_as_many_sessions_as_they_may() {
         assert_eq!(record["reason"], "limit");
         assert!(a.accepted() <= 2 && b.accepted() <= 2, "{balance}: {} and {}", a.accepted(), b.accepted());
         drop(held);
+    }
+}
+
+/// One session at a time, and a line before it.
+fn with_queue(backend: &Backend, workers: usize, more: &str) -> Floodway {
+    Floodway::start(&format!(
+        "listeners:\n  l: {{ bind: 127.0.0.1:0, forward: p }}\npools:\n  p: {{ endpoints: [\"{}\"], {more} }}\nruntime: {{ workers: {workers} }}\n",
+        backend.address()
+    ))
+}
+
+fn queued(floodway: &Floodway) -> f64 {
+    floodway.metric("pool_queue_length", &["pool=\"p\""])
+}
+
+#[test]
+fn who_comes_first_is_served_first() {
+    const WAITING: usize = 12;
+    for workers in WORKERS {
+        let backend = Backend::named("x");
+        let floodway =
+            with_queue(&backend, workers, "limits: { per_endpoint: 1, queue: 20 }, timeouts: { queue: 20s }");
+        let address = floodway.address("l");
+        let served = |stream: &mut TcpStream| stream.read_exact(&mut [0; 2]);
+        let mut first = connect(address).unwrap();
+        served(&mut first).unwrap();
+        let mut waiting: Vec<TcpStream> = (1..=WAITING)
+            .map(|n| {
+                let stream = connect(address).unwrap();
+                wait_until(|| format!("{n} in the line"), Duration::from_secs(5), || queued(&floodway) == n as f64);
+                stream
+            })
+            .collect();
+        drop(first);
+        for n in 0..WAITING {
+            let mut next = waiting.remove(0);
+            served(&mut next).unwrap();
+            assert_eq!(backend.accepted(), n + 2, "with {workers} workers: nobody else is served meanwhile");
+            drop(next);
+        }
+        wait_until(|| "an empty line".into(), Duration::from_secs(5), || queued(&floodway) == 0.0);
+    }
+}
+
+#[test]
+fn who_waits_too_long_and_who_finds_the_line_full_are_reset() {
+    let backend = Backend::named("x");
+    let floodway = with_queue(&backend, 2, "limits: { per_endpoint: 1, queue: 1 }, timeouts: { queue: 500ms }");
+    let address = floodway.address("l");
+    let mut first = connect(address).unwrap();
+    first.read_exact(&mut [0; 2]).unwrap();
+    let mut waits = connect(address).unwrap();
+    wait_until(|| "one in the line".into(), Duration::from_secs(5), || queued(&floodway) == 1.0);
+    assert!(is_refused(address));
+    let _ = floodway.wait_session("the one beyond", |r| r["reason"] == "limit");
+    assert_eq!(read_to_ending(&mut waits, |_| panic!("it was served")).0, Ending::Reset);
+    let late = floodway.wait_session("the one that waited", |r| r["reason"] == "queue_timeout");
+    assert!(late["duration_seconds"].as_f64().is_some_and(|s| (0.5..2.5).contains(&s)), "{late}");
+    assert_eq!(queued(&floodway), 0.0);
+}
+
+/// Five times as many clients as can be served: those who are keep the servers busy, the limit holds, waits are bounded,
+/// and when the crowd is gone all is as before.
+#[test]
+fn an_overload_leaves_the_servers_busy_and_the_limit_kept() {
+    const PLACES: u32 = 4;
+    const SERVICE: Duration = Duration::from_millis(20);
+    let capacity = f64::from(PLACES) / SERVICE.as_secs_f64();
+    for workers in WORKERS {
+        let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let backend = {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            Backend::start(move |mut stream| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let asked = stream.read_exact(&mut [0]);
+                std::thread::sleep(SERVICE);
+                now.fetch_sub(1, Ordering::SeqCst);
+                let _ = asked.and_then(|()| stream.write_all(b"x"));
+                let _ = stream.read(&mut [0]);
+            })
+        };
+        let more =
+            format!("limits: {{ per_endpoint: {PLACES}, queue: 100 }}, timeouts: {{ queue: 2s }}, ejection: off");
+        let floodway = with_queue(&backend, workers, &more);
+        let goodput = |rate: u32, time: Duration| {
+            let load = Load::start(floodway.address("l"), rate, 128);
+            std::thread::sleep(time);
+            load.stop().served as f64 / time.as_secs_f64()
+        };
+        let overloaded = goodput(1000, Duration::from_secs(10));
+        assert!(overloaded >= 0.8 * capacity, "{overloaded}/s of {capacity}/s with {workers} workers");
+        let after = goodput(150, Duration::from_secs(5));
+        assert!(after >= 0.95 * 150.0, "{after}/s of 150/s after the crowd");
+        assert!(most.load(Ordering::SeqCst) <= PLACES, "{} at once", most.load(Ordering::SeqCst));
+        // Waits are bounded: two seconds, give or take.
+        let long = floodway.count_sessions(|r| r["duration_seconds"].as_f64().is_some_and(|s| s > 4.0));
+        assert_eq!(long, 0, "{} sessions", floodway.count_sessions(|_| true));
+        assert_eq!((queued(&floodway), floodway.metric("panics_total", &[])), (0.0, 0.0));
     }
 }

@@ -179,6 +179,9 @@ fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     });
     out.counter("endpoint_failures", "Sessions that the endpoint failed", failures)?;
     let ejections = all.iter().filter(|(_, p, ..)| p.ejects()).map(|(l, _, _, e)| (*l, e.ejections()));
+    let queues =
+        snapshot.pools.iter().filter_map(|p| Some(([("pool", p.name.as_str())], f64::from(p.queue_length()?))));
+    out.gauge("pool_queue_length", "Sessions that wait for room", queues)?;
     out.counter("endpoint_ejections", "Times that the endpoint was taken out since it failed traffic", ejections)
 }
 

@@ -54,6 +54,7 @@ fn pool(pool: &Pool) -> Value {
     json!({
         "name": pool.name,
         "fallback_active": pool.balance.none_fit(),
+        "queued": pool.queue_length(),
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }

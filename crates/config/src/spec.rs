@@ -158,6 +158,8 @@ pub struct Pool {
     pub when_none_fit: NoneFit,
     /// Most sessions of the pool at a time.
     pub max_sessions: Option<u32>,
+    /// How many sessions may wait for room, and how long; `None` is none.
+    pub queue: Option<(u32, Duration)>,
     /// For each try.
     pub connect_timeout: Duration,
     /// Tries on another endpoint after the first.

@@ -524,7 +524,11 @@ static POOL_LIMITS: Section = section(
     &[
         Key::new("sessions", Kind::Leaf(MANY), "Most sessions of the pool at a time."),
         Key::new("per_endpoint", Kind::Leaf(MANY), "Most sessions of each endpoint at a time."),
-        Key::later("queue", "Sessions that may wait for room."),
+        Key::new(
+            "queue",
+            Kind::Leaf(MANY),
+            "Sessions that may wait for room where there is a limit, in the order in which they came.",
+        ),
     ],
 );
 
@@ -532,7 +536,8 @@ static ENDPOINT_TIMEOUTS: Section = section(
     "a pool's `timeouts`",
     &[
         Key::new("connect", Kind::Leaf(Time), "For each try to connect.").or("3s"),
-        Key::later("queue", "Waiting for room."),
+        Key::new("queue", Kind::Leaf(Time), "How long a session may wait for room, where `limits.queue` lets it.")
+            .or("5s"),
     ],
 );
 
@@ -598,6 +603,7 @@ pub(crate) const REASONS: &[&str] = &[
     "lifetime",
     "connect_failed",
     "no_endpoint",
+    "queue_timeout",
     "denied",
     "limit",
     "endpoint_removed",
@@ -607,16 +613,8 @@ pub(crate) const REASONS: &[&str] = &[
     "internal_error",
 ];
 
-const LATER_REASONS: &[&str] = &[
-    "sniff_timeout",
-    "queue_timeout",
-    "overload",
-    "endpoint_down",
-    "proxy_error",
-    "tls_error",
-    "unreachable",
-    "completed",
-];
+const LATER_REASONS: &[&str] =
+    &["sniff_timeout", "overload", "endpoint_down", "proxy_error", "tls_error", "unreachable", "completed"];
 
 static SESSION_LOG: Section = section(
     "`sessions`",

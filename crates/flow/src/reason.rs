@@ -39,6 +39,8 @@ reasons! {
     ConnectFailed = "connect_failed",
     /// No endpoint was fit.
     NoEndpoint = "no_endpoint",
+    /// It waited for room, and `timeouts.queue` was over.
+    QueueTimeout = "queue_timeout",
     /// Its source may not connect any more.
     Denied = "denied",
     /// A configured limit was reached.

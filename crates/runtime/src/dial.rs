@@ -11,21 +11,31 @@ use floodway_net::{Connecting, Socket, Target};
 
 use crate::counters::Failure;
 use crate::flow_key;
+use crate::queue::{self, Held};
 use crate::session::Session;
 use crate::worker::Context;
 
 /// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects.
 ///
 /// # Errors
-/// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full, or it was told to end.
-pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) -> Result<(Socket, Lease), Reason> {
+/// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
+/// stayed full as long as it may wait), or it was told to end.
+pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) -> Result<(Socket, Held), Reason> {
     let mut tried = Tried::default();
     loop {
-        let lease = choose(context, session, client, &tried)?;
+        let lease = match choose_in_turn(context, session, client, &tried) {
+            Err(Reason::Limit) if session.pool().queue_timeout.is_some() => {
+                let timeout = session.pool().queue_timeout.unwrap_or_default();
+                // In a box: few sessions wait, and all would carry it.
+                Box::pin(queue::wait(context, session, timeout, || choose(context, session, client, &tried))).await?
+            }
+            chosen => chosen?,
+        };
+        let held = Held::new(lease, session);
         session.count(context);
-        let endpoint = lease.index();
+        let endpoint = held.index();
         match open(context, session, endpoint).await? {
-            Ok(socket) => return Ok((socket, lease)),
+            Ok(socket) => return Ok((socket, held)),
             Err(error) => {
                 note_failure(context, session, endpoint, &error);
                 tried.add(endpoint);
@@ -35,6 +45,14 @@ pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) 
             }
         }
     }
+}
+
+/// Picks, unless others wait already: whoever comes later goes behind them.
+fn choose_in_turn(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
+    if session.pool().queue_timeout.is_some() && tried.is_empty() && session.pool().queue.waiting() > 0 {
+        return Err(Reason::Limit);
+    }
+    choose(context, session, client, tried)
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
@@ -51,9 +69,11 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
             (Ok(lease), _) => return Ok(lease),
             // Once an endpoint was tried the session stays with its pool: the next index would name another server.
             (Err(Refusal::NoneFit), Some(next)) if tried.is_empty() => session.move_to(next),
+            (Err(Refusal::Full), _) if tried.is_empty() || session.pool().queue_timeout.is_some() => {
+                return Err(Reason::Limit);
+            }
             (Err(_), _) if !tried.is_empty() => return Err(Reason::ConnectFailed),
-            (Err(Refusal::NoneFit | Refusal::AllTried), _) => return Err(Reason::NoEndpoint),
-            (Err(Refusal::Full), _) => return Err(Reason::Limit),
+            (Err(_), _) => return Err(Reason::NoEndpoint),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_config::{Address, Failback};
+use floodway_config::Address;
 use floodway_judge::{Cause, Ejector};
 use tokio::time::{Instant, sleep_until};
 
@@ -42,8 +42,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         }
         let snapshot = shared.snapshot();
         look(&snapshot, &mut pools, compares, shared.now());
-        let tiered = snapshot.pools.iter().filter(|p| p.ejection.is_some() && p.failback != Failback::Auto);
-        tiered.for_each(|pool| fail_over(&shared, pool));
+        snapshot.pools.iter().filter(|p| p.ejection.is_some()).for_each(|pool| fail_over(&shared, pool));
     }
 }
 

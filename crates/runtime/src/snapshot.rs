@@ -15,6 +15,7 @@ use floodway_policy::{Access, SourceLimits};
 
 use crate::by_hand::ByHand;
 use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
+use crate::queue::Queue;
 
 /// Everything that a flow needs to know, at one moment. Swapped whole.
 #[derive(Debug)]
@@ -100,6 +101,9 @@ pub struct Pool {
     pub(crate) key: FlowKey,
     pub(crate) failback: Failback,
     pub(crate) ejection: Option<EjectionRules>,
+    pub(crate) queue: Arc<Queue>,
+    /// How long a session may wait for room; `None` if none may.
+    pub(crate) queue_timeout: Option<Duration>,
 }
 
 impl Pool {
@@ -113,6 +117,12 @@ impl Pool {
     #[must_use]
     pub fn check_times(&self) -> Option<ConnectTimes> {
         self.health.as_ref().map(|_| self.check_times.times())
+    }
+
+    /// Sessions that wait for room; `None` if none may.
+    #[must_use]
+    pub fn queue_length(&self) -> Option<u32> {
+        self.queue_timeout.map(|_| self.queue.waiting())
     }
 
     /// Whether endpoints that fail traffic are taken out.

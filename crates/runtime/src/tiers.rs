@@ -10,6 +10,8 @@ use crate::snapshot::Pool;
 /// After an endpoint of `pool` became fit or unfit: a tier that has fallen waits for its failback, as the pool says. On the
 /// control thread.
 pub(crate) fn fail_over(shared: &Arc<Shared>, pool: &Pool) {
+    // Whoever waits may have room now, or another pool.
+    pool.queue.call();
     let (moves, has_moved) = pool.balance.look_at_tiers();
     let (Some(fit), waiting) = (pool.balance.fit_tier(), pool.balance.first_tier()) else { return };
     match pool.failback {

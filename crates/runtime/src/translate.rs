@@ -17,6 +17,7 @@ use floodway_policy::SourceLimits;
 
 use crate::by_hand::AllByHand;
 use crate::counters::Lanes;
+use crate::queue::Queue;
 use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats};
 
 /// What a snapshot is made of beside the configuration.
@@ -148,8 +149,19 @@ impl Making<'_> {
             key: p.key,
             failback: p.failback,
             ejection: p.ejection,
+            queue: queue(p, old),
+            queue_timeout: p.queue.map(|(_, timeout)| timeout),
         }
     }
+}
+
+/// The line before the pool, with those who stand in it.
+fn queue(p: &config::Pool, old: Option<&Pool>) -> Arc<Queue> {
+    let queue = old.map_or_else(Arc::default, |o| Arc::clone(&o.queue));
+    queue.set_most(p.queue.map_or(0, |(most, _)| most));
+    // There may be more room than before.
+    queue.call();
+    queue
 }
 
 fn by_name<T>(all: Option<&[Arc<T>]>, name: impl Fn(&T) -> &String) -> HashMap<&str, &T> {

@@ -25,6 +25,7 @@ impl Builder<'_> {
         let retries = node.integer("retries").unwrap_or(2);
         let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
         self.warn_of_idle_words(node, endpoints.len(), retries, may_be_unfit);
+        let queue = self.build_queue(node, &endpoints);
         let (balance, key) = self.build_algorithm(node, endpoints.len());
         let (tiers, failback) = self.build_tiers(node, &endpoints);
         Pool {
@@ -39,6 +40,7 @@ impl Builder<'_> {
             health,
             when_none_fit: self.build_none_fit(node),
             max_sessions: limits.and_then(|l| l.integer("sessions")),
+            queue,
             connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
             retries,
             drain: build_drain(node.get("drain")),
@@ -134,6 +136,22 @@ impl Builder<'_> {
             Some(("pool", name)) => self.pool(name).map_or(NoneFit::Refuse, NoneFit::Pool),
             _ => NoneFit::TryAll,
         }
+    }
+
+    fn build_queue(&mut self, pool: &Node, endpoints: &[Endpoint]) -> Option<(u32, Duration)> {
+        let limits = pool.get("limits")?;
+        let most = limits.integer("queue")?;
+        if limits.get("sessions").is_none() && endpoints.iter().all(|e| e.max_sessions.is_none()) {
+            let span = limits.get("queue").map_or(limits.span, |n| n.span);
+            self.warn(
+                span,
+                "nobody waits for room where there is no limit",
+                "no effect",
+                "give `limits: { sessions: … }` or `per_endpoint`",
+            );
+        }
+        let timeout = pool.get("timeouts").and_then(|t| t.duration("queue")).unwrap_or(Duration::from_secs(5));
+        Some((most, timeout))
     }
 
     /// Words that can have no effect beside the others.

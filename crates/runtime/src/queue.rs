@@ -1,0 +1,157 @@
+//! Sessions that wait for room in their pool: first come, first served. Nobody takes the lock while there is room.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use floodway_balance::Lease;
+use floodway_flow::Reason;
+use tokio::sync::Notify;
+
+use crate::session::Session;
+use crate::worker::Context;
+
+/// The line before a pool. It outlives reloads.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    /// How many may wait. Written by control.
+    most: AtomicU32,
+    /// How many wait. Sequentially consistent with the pool's counts of sessions: whoever gives a place back sees who has
+    /// begun to wait, or whoever begins to wait sees the place.
+    waiting: AtomicU32,
+    line: Mutex<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    last: u64,
+    /// By number: the lowest has waited longest.
+    waiters: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Queue {
+    /// Lets so many wait from now on.
+    pub(crate) fn set_most(&self, most: u32) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There may be room: the first in the line tries.
+    pub(crate) fn call(&self) {
+        fence(Ordering::SeqCst);
+        if self.waiting() > 0
+            && let Some((_, first)) = self.line().waiters.first_key_value()
+        {
+            first.notify_one();
+        }
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Place> {
+        let most = self.most.load(Ordering::Relaxed);
+        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < most).then_some(n + 1)).ok()?;
+        fence(Ordering::SeqCst);
+        let called = Arc::new(Notify::new());
+        let mut line = self.line();
+        line.last += 1;
+        let number = line.last;
+        line.waiters.insert(number, Arc::clone(&called));
+        drop(line);
+        Some(Place { queue: Arc::clone(self), number, called })
+    }
+}
+
+/// A place in the line.
+struct Place {
+    queue: Arc<Queue>,
+    number: u64,
+    called: Arc<Notify>,
+}
+
+impl Place {
+    fn is_first(&self) -> bool {
+        self.queue.line().waiters.first_key_value().is_some_and(|(&first, _)| first == self.number)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.line().waiters.remove(&self.number);
+        self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
+        // Whoever is the first now has not looked yet.
+        self.queue.call();
+    }
+}
+
+/// A lease, whose end calls the first in the line.
+pub(crate) struct Held {
+    lease: Option<Lease>,
+    queue: Option<Arc<Queue>>,
+}
+
+impl Held {
+    pub(crate) fn new(lease: Lease, session: &Session) -> Self {
+        let pool = session.pool();
+        Self { lease: Some(lease), queue: pool.queue_timeout.map(|_| Arc::clone(&pool.queue)) }
+    }
+
+    /// Which endpoint of the pool.
+    pub(crate) fn index(&self) -> usize {
+        self.lease.as_ref().map_or(0, Lease::index)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lease = None;
+        if let Some(queue) = &self.queue {
+            queue.call();
+        }
+    }
+}
+
+/// Waits in the line of the session's pool, and tries with `choose` whenever there may be room and it is its turn.
+///
+/// # Errors
+/// The reason to end the session with: the line is full, it took too long, it was told to end, or what `choose` says.
+pub(crate) async fn wait(
+    context: &Context,
+    session: &Session,
+    timeout: Duration,
+    choose: impl Fn() -> Result<Lease, Reason>,
+) -> Result<Lease, Reason> {
+    let name = &session.pool().name;
+    let place = session.pool().queue.enter().ok_or(Reason::Limit)?;
+    session.wake_at(context.shared.now().checked_add(timeout));
+    loop {
+        if place.is_first() {
+            match choose() {
+                // In this pool, and in no other that takes over from it.
+                Err(Reason::Limit) if session.pool().name == *name => {}
+                done => return done,
+            }
+        }
+        let mut called = pin!(place.called.notified());
+        let turn = poll_fn(|cx| {
+            if called.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if session.is_due(context.shared.now()) {
+                return Poll::Ready(Err(Reason::QueueTimeout));
+            }
+            session.poll_aborted(cx.waker()).map(Err)
+        });
+        turn.await?;
+    }
+}
