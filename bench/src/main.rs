@@ -12,6 +12,7 @@ mod proxies;
 mod reload;
 mod report;
 mod server;
+mod simulate;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ enum Command {
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
     Large(large::LargeArgs),
+    /// What the algorithms do in made-up hours: pictures for the documentation
+    Simulate(simulate::SimulateArgs),
     /// What a pick costs, by algorithm and number of endpoints
     Pick,
     /// The server side, in a process of its own
@@ -73,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tcp(args) => tcp(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Pick => {
             pick::run();
             Ok(())

@@ -29,7 +29,8 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-admin", ADMIN),
         ("floodway", BINARY),
         ("floodway-tests", &[]),
-        ("floodway-bench", &[]),
+        ("floodway-bench", &["balance", "sim"]),
+        ("floodway-sim", &["balance", "judge"]),
         ("floodway-counts", &["balance", "flow", "runtime"]),
     ])
 }
