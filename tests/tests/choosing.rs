@@ -199,6 +199,76 @@ fn an_endpoint_that_fails_traffic_is_taken_out_and_comes_back() {
     }
 }
 
+/// A client is remembered, over a reload as well, until its endpoint may not serve it any more.
+#[test]
+fn a_remembered_client_comes_back_to_its_endpoint() {
+    let (a, mut b, c) = (Backend::named("a"), Backend::named("b"), Backend::named("c"));
+    let text = |more: &str| {
+        let pool = endpoints(&[("a", &a, ""), ("b", &b, more), ("c", &c, "")]);
+        format!("  p: {{ endpoints: [{pool}], sticky: {{ key: source_ip }}, ejection: off, retries: 2 }}")
+    };
+    let floodway = front(&text(""), 4);
+    let address = floodway.address("l");
+    let client = |n: u8| std::net::IpAddr::from([127, 0, 7, n]);
+    let at = |n: u8| {
+        let mut name = String::new();
+        BufReader::new(connect_from(client(n), address).unwrap()).read_line(&mut name).unwrap();
+        name.trim_end().to_owned()
+    };
+    let first: Vec<String> = (1..=30).map(at).collect();
+    assert!(["a", "b", "c"].iter().all(|name| first.iter().filter(|f| f == name).count() == 10), "{first:?}");
+    let again: Vec<String> = (1..=30).rev().map(at).collect::<Vec<_>>().into_iter().rev().collect();
+    assert_eq!(first, again);
+    assert_eq!(floodway.ask(&["status"])["pools"][0]["remembered"], 30);
+    let text_before = std::fs::read_to_string(floodway.config_file()).unwrap();
+    std::fs::write(floodway.config_file(), text_before.replace(&text(""), &text(", weight: 7"))).unwrap();
+    let _ = floodway.ask(&["reload"]);
+    assert_eq!((1..=30).map(at).collect::<Vec<_>>(), first, "after a reload");
+    let said = floodway.ask(&["explain", "l", "--live", "--source", &client(5).to_string()]);
+    assert_eq!(
+        said["endpoint"].as_str().and_then(|e| [&a, &b, &c].iter().position(|s| s.address().to_string() == e)),
+        ["a", "b", "c"].iter().position(|n| *n == first[4])
+    );
+    b.stop();
+    let without: Vec<String> = (1..=30).map(at).collect();
+    for (was, is) in first.iter().zip(&without) {
+        assert!(if was == "b" { is != "b" } else { was == is }, "{first:?} {without:?}");
+    }
+    b.restart();
+    assert_eq!((1..=30).map(at).collect::<Vec<_>>(), without, "they stay where they went");
+}
+
+/// The own zone serves as long as enough of it is fit; each node of a large pool has its own part of it.
+#[test]
+fn zones_and_subsets_serve_first() {
+    let mut servers: Vec<Backend> = (0..6).map(|i| Backend::named(&format!("s{i}"))).collect();
+    let list = |more: &dyn Fn(usize) -> String| {
+        let one = |(i, s): (usize, &Backend)| format!("{{ name: s{i}, address: \"{}\"{} }}", s.address(), more(i));
+        servers.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let zones = list(&|i| format!(", zone: {}", if i < 2 { "here" } else { "there" }));
+    let health = "health: { check: tcp, every: 50ms, rise: 1, fall: 1 }, ejection: off";
+    let zoned = front(&format!("  p: {{ endpoints: [{zones}], zones: {{ own: here }}, {health} }}"), 2);
+    let mut used = std::collections::BTreeSet::new();
+    for node in ["one", "two", "three", "four"] {
+        let all = list(&|_| String::new());
+        let floodway = front(&format!("  p: {{ endpoints: [{all}], subset: {{ size: 2, node: {node} }} }}"), 2);
+        let (counts, _held) = counts(floodway.address("l"), 20);
+        assert_eq!(counts.values().copied().collect::<Vec<_>>(), [10, 10], "{node}: {counts:?}");
+        used.extend(counts.into_keys());
+    }
+    assert!(used.len() > 2, "other nodes have others: {used:?}");
+    let up = |name: &str| zoned.metric("endpoint_up", &[&format!("endpoint_name=\"{name}\"")]) == 1.0;
+    wait_until(|| "the zone to be up".into(), Duration::from_secs(5), || up("s0") && up("s1"));
+    let (own, _held) = counts(zoned.address("l"), 40);
+    assert_eq!(own.into_keys().collect::<Vec<_>>(), ["s0", "s1"]);
+    servers[0].stop();
+    wait_until(|| "half of the zone to be down".into(), Duration::from_secs(5), || !up("s0"));
+    let (both, _held) = counts(zoned.address("l"), 700);
+    // Half of it where 70 % are enough: five of seven stay.
+    assert!(both["s1"].abs_diff(500) < 70, "{both:?}");
+}
+
 /// A failure counts as slow: who fails fast is not fed, even without an ejection.
 #[test]
 fn peak_ewma_does_not_feed_who_fails_fast() {

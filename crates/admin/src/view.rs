@@ -55,6 +55,7 @@ fn pool(pool: &Pool) -> Value {
         "name": pool.name,
         "fallback_active": pool.balance.none_fit(),
         "queued": pool.queue_length(),
+        "remembered": pool.remembered(),
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }

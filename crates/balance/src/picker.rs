@@ -215,6 +215,17 @@ impl Picker {
         self.pick_with_care(entry, flow, tried, ticket)
     }
 
+    /// A session at the endpoint of identity `id`, if it may be chosen and has room: its key was there before.
+    pub fn pick_again(&mut self, id: u64, tried: &Tried) -> Option<Lease> {
+        self.refresh();
+        let index = self.pool.find(id)?;
+        let is_eligible = self.field.eligible.binary_search_by_key(&index, |&(i, _)| i).is_ok();
+        if !is_eligible || tried.has(index) {
+            return None;
+        }
+        self.pool.enter()?.lease(index, u32::MAX).ok()
+    }
+
     /// Limits, slow starts, bounds, tiers, and what was tried: everything that [`Picker::blind`] does not look at.
     fn pick_with_care(&self, mut entry: Entry, flow: &Flow, tried: &Tried, ticket: u64) -> Result<Lease, Refusal> {
         let first = self.first_group(flow);

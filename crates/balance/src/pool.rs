@@ -246,6 +246,8 @@ pub struct Pool {
     /// Shared with the pools that this one was rebuilt from, and will be rebuilt into: a lease of any of them counts in all.
     slots: Box<[Arc<Slot>]>,
     ids: Box<[u64]>,
+    /// By identity: the place in the pool.
+    by_id: Box<[(u64, u32)]>,
     tiers: Box<[Tier]>,
     share: Tiers,
     state: Arc<State>,
@@ -287,6 +289,7 @@ impl Pool {
             algorithm: spec.algorithm,
             slots: spec.endpoints.iter().enumerate().map(slot).collect(),
             ids: spec.endpoints.iter().map(|e| e.id).collect(),
+            by_id: by_id(spec),
             tiers: tiers(spec, old),
             share: spec.tiers,
             state,
@@ -468,8 +471,16 @@ impl Pool {
         self.share
     }
 
-    pub(crate) fn id(&self, index: u32) -> u64 {
+    /// What hashes know endpoint `index` by.
+    #[must_use]
+    pub fn id(&self, index: u32) -> u64 {
         self.ids.get(index as usize).copied().unwrap_or_default()
+    }
+
+    /// The endpoint of that identity.
+    pub(crate) fn find(&self, id: u64) -> Option<u32> {
+        let at = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
+        Some(self.by_id[at].1)
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -558,6 +569,12 @@ impl Pool {
         };
         Some(Entry { pool: Arc::clone(self), is_counted })
     }
+}
+
+fn by_id(spec: &PoolSpec) -> Box<[(u64, u32)]> {
+    let mut all: Vec<(u64, u32)> = (0u32..).zip(&spec.endpoints).map(|(i, e)| (e.id, i)).collect();
+    all.sort_unstable();
+    all.into()
 }
 
 /// The tiers of `spec` in the order of their numbers; tables that `old` has for the same endpoints are taken over.

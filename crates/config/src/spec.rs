@@ -148,6 +148,8 @@ pub struct Pool {
     pub failback: Failback,
     /// `None` is none.
     pub slow_start: Option<SlowStart>,
+    /// Where clients are remembered; `None` is nowhere.
+    pub sticky: Option<Sticky>,
     /// When an endpoint that fails traffic is taken out; `None` is never.
     pub ejection: Option<EjectionRules>,
     /// At least one.
@@ -182,6 +184,17 @@ pub enum FlowKey {
     },
     /// The address and port that the client connected to.
     Destination,
+}
+
+/// A memory of where clients were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// What a client is known by.
+    pub key: FlowKey,
+    /// How long after its last session.
+    pub ttl: Duration,
+    /// Most clients.
+    pub entries: usize,
 }
 
 /// When a tier that has fallen serves again.

@@ -286,10 +286,18 @@ pub(crate) static POOL: Section = section(
         Key::new("retries", Kind::Leaf(Integer(0, 100)), "Tries on another endpoint, before any byte was passed on.")
             .or("2"),
         Key::later("on_down", "What becomes of the sessions of an endpoint that falls."),
-        Key::later("sticky", "Remembers the choice for a client."),
+        Key::new("sticky", Kind::Section(&STICKY), "Remembers where a client was, on top of any algorithm."),
         Key::new("tiers", Kind::Section(&TIERS), "How endpoints of different `tier` serve.").or("{}"),
-        Key::later("zones", "Prefers endpoints nearby."),
-        Key::later("subset", "Uses some endpoints of a large pool."),
+        Key::new(
+            "zones",
+            Kind::Section(&ZONES),
+            "Endpoints of the own zone serve, as far as they suffice; the others take the rest.",
+        ),
+        Key::new(
+            "subset",
+            Kind::Section(&SUBSET),
+            "Uses some endpoints of a large pool; the others where none of these is fit.",
+        ),
         Key::later("discovery", "How found endpoints come and go."),
         Key::new(
             "ejection",
@@ -408,6 +416,37 @@ static TIERS: Section = section(
     ],
 );
 
+static STICKY: Section = section(
+    "`sticky`",
+    &[
+        Key::new("key", Choice(FLOW_KEY), "What a client is known by.").or("source_ip"),
+        Key::new("ttl", Kind::Leaf(Time), "How long after its last session.").or("30m"),
+        Key::new(
+            "entries",
+            Kind::Leaf(Integer(2, 10_000_000)),
+            "Most clients that are remembered; those of long ago go first.",
+        )
+        .or("200000"),
+    ],
+);
+
+static ZONES: Section = section(
+    "`zones`",
+    &[
+        Key::new("own", Kind::Leaf(Name), "The zone of this balancer.").required(),
+        Key::new("threshold", Kind::Leaf(Share), "Share of its weight that must be fit for the own zone to take all.")
+            .or("70%"),
+    ],
+);
+
+static SUBSET: Section = section(
+    "`subset`",
+    &[
+        Key::new("size", Kind::Leaf(MANY), "How many endpoints.").required(),
+        Key::new("node", Kind::Leaf(Text), "The name of this balancer: another one has other endpoints.").required(),
+    ],
+);
+
 static EJECTION: Section = section(
     "`ejection`",
     &[
@@ -467,7 +506,7 @@ pub(crate) static ENDPOINT: Section = Section {
             "`drain` takes no new sessions; `disabled` is not checked either.",
         )
         .or("enabled"),
-        Key::later("zone", "Where it stands."),
+        Key::new("zone", Kind::Leaf(Name), "Where it stands, for `zones`."),
         Key::new("tier", Kind::Leaf(Integer(0, 1000)), "When it serves: lower ones first, as `tiers` says.").or("0"),
         Key::later("dns", "A name with many addresses."),
         Key::later("srv", "A service in DNS."),

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
 use floodway_balance::{Flow, Lease, Refusal, Tried};
 use floodway_config::Address;
@@ -35,7 +36,10 @@ pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) 
         session.count(context);
         let endpoint = held.index();
         match open(context, session, endpoint).await? {
-            Ok(socket) => return Ok((socket, held)),
+            Ok(socket) => {
+                remember(session, client, endpoint, context.shared.now());
+                return Ok((socket, held));
+            }
             Err(error) => {
                 note_failure(context, session, endpoint, &error);
                 tried.add(endpoint);
@@ -59,8 +63,10 @@ fn choose_in_turn(context: &Context, session: &Session, client: &Socket, tried: 
 fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
     loop {
         let flow = flow(context, session, client);
+        let before = remembered(session, client, flow.now);
         let mut picker = session.picker();
-        let picked = picker.pick(&flow, tried);
+        let again = before.and_then(|id| picker.pick_again(id, tried));
+        let picked = again.map_or_else(|| picker.pick(&flow, tried), Ok);
         if picked.is_ok() {
             session.chosen_from(picker.field());
         }
@@ -75,6 +81,22 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
             (Err(_), _) if !tried.is_empty() => return Err(Reason::ConnectFailed),
             (Err(_), _) => return Err(Reason::NoEndpoint),
         }
+    }
+}
+
+/// The identity of the endpoint where the client was, if the pool remembers.
+fn remembered(session: &Session, client: &Socket, now: Duration) -> Option<u64> {
+    let (key, memory) = session.pool().sticky.as_ref()?;
+    memory.find(flow_key::of(*key, session.source(), client)?, now)
+}
+
+/// The client is at endpoint `index` of its pool.
+fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
+    if let Some((key, memory)) = &session.pool().sticky
+        && let Some(key) = flow_key::of(*key, session.source(), client)
+        && let Ok(index) = u32::try_from(index)
+    {
+        memory.remember(key, session.pool().balance.id(index), now);
     }
 }
 

@@ -127,6 +127,14 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
         if of.balance.algorithm().is_pinned() && key.is_none() && explained.candidates.len() != 1 {
             explained.endpoint = None;
         }
+        if let Some((key, memory)) = &of.sticky {
+            let key = source.and_then(|ip| crate::flow_key::of_address(*key, ip));
+            let id = key.and_then(|key| memory.peek(key, now));
+            let is_it = |i: &usize| u32::try_from(*i).is_ok_and(|i| Some(of.balance.id(i)) == id);
+            // Whoever was here before comes back to the same, if that may be chosen.
+            let again = explained.candidates.iter().copied().find(is_it);
+            explained.endpoint = again.or(explained.endpoint.filter(|_| key.is_some()));
+        }
         match of.fallback {
             Some(PoolId(next)) if explained.candidates.is_empty() && of.balance.none_fit() => pool = next,
             _ => return (pool, explained),

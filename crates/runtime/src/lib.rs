@@ -16,6 +16,7 @@ mod ejections;
 mod flow_key;
 mod handler;
 mod hands;
+mod memory;
 mod queue;
 mod relay;
 mod reload;

@@ -15,6 +15,7 @@ use floodway_policy::{Access, SourceLimits};
 
 use crate::by_hand::ByHand;
 use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
+use crate::memory::Memory;
 use crate::queue::Queue;
 
 /// Everything that a flow needs to know, at one moment. Swapped whole.
@@ -101,6 +102,8 @@ pub struct Pool {
     pub(crate) key: FlowKey,
     pub(crate) failback: Failback,
     pub(crate) ejection: Option<EjectionRules>,
+    /// Where clients were, and what they are known by.
+    pub(crate) sticky: Option<(FlowKey, Arc<Memory>)>,
     pub(crate) queue: Arc<Queue>,
     /// How long a session may wait for room; `None` if none may.
     pub(crate) queue_timeout: Option<Duration>,
@@ -123,6 +126,12 @@ impl Pool {
     #[must_use]
     pub fn queue_length(&self) -> Option<u32> {
         self.queue_timeout.map(|_| self.queue.waiting())
+    }
+
+    /// Clients whose endpoint is remembered; `None` if none is.
+    #[must_use]
+    pub fn remembered(&self) -> Option<usize> {
+        self.sticky.as_ref().map(|(_, memory)| memory.len())
     }
 
     /// Whether endpoints that fail traffic are taken out.

@@ -17,6 +17,7 @@ use floodway_policy::SourceLimits;
 
 use crate::by_hand::AllByHand;
 use crate::counters::Lanes;
+use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats};
 
@@ -149,9 +150,21 @@ impl Making<'_> {
             key: p.key,
             failback: p.failback,
             ejection: p.ejection,
+            sticky: p.sticky.map(|s| (s.key, memory(s, old))),
             queue: queue(p, old),
             queue_timeout: p.queue.map(|(_, timeout)| timeout),
         }
+    }
+}
+
+/// Where clients were, as long as they are known by the same.
+fn memory(sticky: config::Sticky, old: Option<&Pool>) -> Arc<Memory> {
+    match old.and_then(|o| o.sticky.as_ref()).filter(|(key, _)| *key == sticky.key) {
+        Some((_, memory)) => {
+            memory.set(sticky.entries, sticky.ttl);
+            Arc::clone(memory)
+        }
+        None => Arc::new(Memory::new(sticky.entries, sticky.ttl)),
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use floodway_balance::{Algorithm, SlowStart, Tiers};
+use floodway_balance::{Algorithm, SlowStart, Tiers, hash};
 use floodway_judge::EjectionRules;
 
 use super::Builder;
 use super::pool::chosen;
 use crate::tree::{Node, Origin};
-use crate::{Endpoint, Failback, FlowKey, scalar};
+use crate::{Endpoint, Failback, FlowKey, Sticky, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_algorithm(&mut self, pool: &Node, endpoints: usize) -> (Algorithm, FlowKey) {
@@ -83,6 +83,55 @@ impl Builder<'_> {
         }
         (tiers, failback)
     }
+
+    /// `zones` and `subset` are tiers that are made from where endpoints stand, and from who we are.
+    pub(super) fn build_places(&mut self, pool: &Node, tiers: Tiers, endpoints: &mut [Endpoint]) -> Tiers {
+        let given = ["zones", "subset", "tiers"].map(|key| pool.get(key).filter(|n| n.origin != Origin::BuiltIn));
+        let given: Vec<&Node> = given.into_iter().flatten().collect();
+        if let [_, second, ..] = given.as_slice() {
+            self.error(
+                second.span,
+                "of `zones`, `subset` and `tiers` a pool has one",
+                "one too many",
+                "take the others out",
+            );
+        }
+        if let Some(zones) = pool.get("zones") {
+            let own = zones.string("own").unwrap_or_default();
+            let listed = pool.get("endpoints").map(Node::items).unwrap_or_default();
+            let is_there = |node: &Node| node.string("zone").as_ref() == Some(&own);
+            for (endpoint, node) in endpoints.iter_mut().zip(listed) {
+                endpoint.tier = u32::from(!is_there(node));
+            }
+            if !listed.iter().any(is_there) {
+                let help = "give its endpoints `zone`, or name another";
+                self.warn(zones.span, format!("no endpoint stands in zone `{own}`"), "no effect", help);
+            }
+            let share = zones.get("threshold").and_then(Node::text).and_then(|t| scalar::share(t).ok());
+            return Tiers::Spill { threshold: (share.unwrap_or(7000) / 100).max(1) };
+        }
+        if let Some(subset) = pool.get("subset") {
+            let node = hash::of(subset.string("node").unwrap_or_default().as_bytes());
+            let size = subset.integer("size").unwrap_or(u32::MAX) as usize;
+            let of = |e: &Endpoint| hash::of_pair(node, hash::of(e.address.to_string().as_bytes()));
+            let mut lots: Vec<u64> = endpoints.iter().map(of).collect();
+            lots.sort_unstable();
+            let last = lots.get(size.saturating_sub(1)).copied().unwrap_or(u64::MAX);
+            for endpoint in endpoints {
+                endpoint.tier = u32::from(of(endpoint) > last);
+            }
+        }
+        tiers
+    }
+}
+
+pub(super) fn build_sticky(pool: &Node) -> Option<Sticky> {
+    let node = pool.get("sticky")?;
+    Some(Sticky {
+        key: build_key(node),
+        ttl: node.duration("ttl").unwrap_or(Duration::from_secs(1800)),
+        entries: node.integer("entries").unwrap_or(200_000) as usize,
+    })
 }
 
 pub(super) fn build_slow_start(pool: &Node) -> Option<SlowStart> {

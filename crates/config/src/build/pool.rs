@@ -6,7 +6,7 @@ use floodway_balance::Admin;
 use floodway_judge::{Check, Rules};
 
 use super::Builder;
-use super::balance::{build_ejection, build_slow_start};
+use super::balance::{build_ejection, build_slow_start, build_sticky};
 use crate::tree::{Node, Origin, Value, Word};
 use crate::{Address, Drain, Endpoint, Health, NoneFit, Pool, PoolId, address, scalar};
 
@@ -20,7 +20,7 @@ impl Builder<'_> {
     fn build_pool(&mut self, word: &Word, node: &Node) -> Pool {
         let limits = node.get("limits");
         let per_endpoint = limits.and_then(|l| l.integer("per_endpoint"));
-        let endpoints = self.build_endpoints(word, node, per_endpoint);
+        let mut endpoints = self.build_endpoints(word, node, per_endpoint);
         let health = node.get("health").and_then(|n| self.build_health(n));
         let retries = node.integer("retries").unwrap_or(2);
         let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
@@ -28,6 +28,7 @@ impl Builder<'_> {
         let queue = self.build_queue(node, &endpoints);
         let (balance, key) = self.build_algorithm(node, endpoints.len());
         let (tiers, failback) = self.build_tiers(node, &endpoints);
+        let tiers = self.build_places(node, tiers, &mut endpoints);
         Pool {
             name: word.text.clone(),
             balance,
@@ -35,6 +36,7 @@ impl Builder<'_> {
             tiers,
             failback,
             slow_start: build_slow_start(node),
+            sticky: build_sticky(node),
             ejection: build_ejection(node).filter(|_| endpoints.len() > 1),
             endpoints,
             health,
