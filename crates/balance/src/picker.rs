@@ -196,12 +196,13 @@ impl Picker {
         if self.groups.is_empty() {
             return Err(Refusal::NoneFit);
         }
+        // Before a turn is taken: whoever finds the pool full takes none.
+        let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
         let ticket = match self.pool.algorithm() {
             // A second try of one flow takes no turn from the next flow.
             Algorithm::RoundRobin | Algorithm::LeastConn if tried.is_empty() => self.pool.next_ticket(),
             _ => self.pool.ticket(),
         };
-        let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
         if self.is_plain
             && tried.is_empty()
             && flow.now >= self.ramps_until
@@ -467,17 +468,27 @@ impl Picker {
         let tier: &Tier = self.pool.tiers().get(group.tier)?;
         let may = |index: u32| self.is_fit(index) && self.accepts(group, choosing, index, key);
         let known = |place: u32| tier.by_table.get(place as usize).copied();
+        let anybody = || group.eligible.iter().any(|&(i, _)| self.accepts(group, choosing, i, key));
         match &tier.table.kind {
             Kind::Maglev(table) => {
                 let at = |n: u64| table.get(reduce(mix(key, n), table.len())).copied().and_then(known);
                 let drawn = (0..DRAWS).find_map(|n| at(n).filter(|&i| may(i)));
                 drawn.or_else(|| {
+                    // A table is long: nobody walks it in vain.
+                    anybody().then_some(())?;
                     let start = reduce(mix(key, 0), table.len());
                     let (before, after) = table.split_at(start.min(table.len()));
                     after.iter().chain(before).find_map(|&place| known(place).filter(|&i| may(i)))
                 })
             }
-            Kind::Ring(points) => ring::walk(points, mix(key, 0)).find_map(|place| known(place).filter(|&i| may(i))),
+            Kind::Ring(points) => {
+                let mut walk = ring::walk(points, mix(key, 0)).filter_map(known);
+                let first = walk.next()?;
+                if may(first) {
+                    return Some(first);
+                }
+                anybody().then(|| walk.find(|&i| may(i)))?
+            }
             Kind::Nothing => {
                 let all = group.eligible.iter().filter(|&&(i, _)| self.accepts(group, choosing, i, key));
                 rendezvous::pick(key, all.map(|&(i, weight)| (i, self.pool.id(i), weight)))

@@ -218,6 +218,9 @@ struct State {
     /// The lowest fit tier when control last looked, and how often it was another one. Control's own.
     seen_tier: AtomicU32,
     tier_moves: AtomicU32,
+    is_returning: AtomicBool,
+    /// Most sessions of the pool at a time; [`NO_LIMIT`] is none. As `Slot::max_sessions`.
+    max_sessions: AtomicU32,
 }
 
 /// The endpoints of one tier.
@@ -251,7 +254,6 @@ pub struct Pool {
     tiers: Box<[Tier]>,
     share: Tiers,
     state: Arc<State>,
-    max_sessions: Option<u32>,
     try_all_when_none_fit: bool,
     slow_start: Option<SlowStart>,
 }
@@ -267,6 +269,8 @@ impl Pool {
             first_tier: AtomicU32::new(0),
             seen_tier: AtomicU32::new(0),
             tier_moves: AtomicU32::new(0),
+            is_returning: AtomicBool::new(false),
+            max_sessions: AtomicU32::new(NO_LIMIT),
         };
         Self::assemble(spec, Arc::new(state), None, &[], Duration::ZERO)
     }
@@ -285,6 +289,7 @@ impl Pool {
             slot.set(e, now);
             slot
         };
+        state.max_sessions.store(spec.max_sessions.unwrap_or(NO_LIMIT), Ordering::Relaxed);
         Self {
             algorithm: spec.algorithm,
             slots: spec.endpoints.iter().enumerate().map(slot).collect(),
@@ -293,7 +298,6 @@ impl Pool {
             tiers: tiers(spec, old),
             share: spec.tiers,
             state,
-            max_sessions: spec.max_sessions,
             try_all_when_none_fit: spec.try_all_when_none_fit,
             slow_start: spec.slow_start,
         }
@@ -450,13 +454,30 @@ impl Pool {
         self.tiers.iter().find(has_fit).map(|tier| tier.number)
     }
 
-    /// How often another tier became the lowest fit one, and whether it just did. For the control thread, after every change.
+    /// Whether an endpoint of a tier before `number` may turn out to be fit: nothing is known of it yet.
     #[must_use]
-    pub fn look_at_tiers(&self) -> (u32, bool) {
+    pub fn may_be_fit_before(&self, number: u32) -> bool {
+        let before = self.tiers.iter().filter(|tier| tier.number < number);
+        before.flat_map(|tier| &tier.members).any(|&i| self.fitness(i as usize) == Fitness::Unknown)
+    }
+
+    /// A way back to a lower tier begins; false if one is under way. For the control thread.
+    #[must_use]
+    pub fn begin_return(&self) -> bool {
+        !self.state.is_returning.swap(true, Ordering::Relaxed)
+    }
+
+    /// That is over.
+    pub fn end_return(&self) {
+        self.state.is_returning.store(false, Ordering::Relaxed);
+    }
+
+    /// How often another tier became the lowest fit one. For the control thread, after every change.
+    #[must_use]
+    pub fn look_at_tiers(&self) -> u32 {
         let fit = self.fit_tier().unwrap_or(u32::MAX);
         let has_moved = self.state.seen_tier.swap(fit, Ordering::Relaxed) != fit;
-        let moves = self.state.tier_moves.fetch_add(u32::from(has_moved), Ordering::Relaxed) + u32::from(has_moved);
-        (moves, has_moved)
+        self.state.tier_moves.fetch_add(u32::from(has_moved), Ordering::Relaxed) + u32::from(has_moved)
     }
 
     pub(crate) fn tiers(&self) -> &[Tier] {
@@ -559,15 +580,15 @@ impl Pool {
 
     /// Takes one of the pool's own places, where it has a limit.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Entry> {
-        let is_counted = match self.max_sessions {
-            Some(max) => count_up_to(&self.state.active, max).then_some(true)?,
-            None if self.algorithm.load_bound().is_some() => {
+        let is_counted = match self.state.max_sessions.load(Ordering::Relaxed) {
+            max @ 0..NO_LIMIT => count_up_to(&self.state.active, max).then_some(true)?,
+            NO_LIMIT if self.algorithm.load_bound().is_some() => {
                 self.state.active.fetch_add(1, Ordering::Relaxed);
                 true
             }
-            None => false,
+            NO_LIMIT => false,
         };
-        Some(Entry { pool: Arc::clone(self), is_counted })
+        Some(Entry { pool: Arc::clone(self), index: u32::MAX, is_counted })
     }
 }
 
@@ -605,14 +626,20 @@ fn count_up_to(count: &AtomicU32, max: u32) -> bool {
 /// A place in the pool, before an endpoint is chosen.
 pub(crate) struct Entry {
     pool: Arc<Pool>,
+    /// Once an endpoint is chosen. Here, so that a lease is no larger than this.
+    index: u32,
     is_counted: bool,
 }
 
 impl Entry {
     /// Takes a place at endpoint `index`, within its limit and `most`; gives the entry back where that is full.
-    pub(crate) fn lease(self, index: u32, most: u32) -> Result<Lease, Self> {
+    pub(crate) fn lease(mut self, index: u32, most: u32) -> Result<Lease, Self> {
         let Some(slot) = self.pool.slots.get(index as usize) else { return Err(self) };
-        if slot.take(most) { Ok(Lease { entry: self, index }) } else { Err(self) }
+        if !slot.take(most) {
+            return Err(self);
+        }
+        self.index = index;
+        Ok(Lease(self))
     }
 }
 
@@ -625,22 +652,19 @@ impl Drop for Entry {
 }
 
 /// Having one proves that a session is counted at an endpoint, within every limit; dropping it gives the place back.
-pub struct Lease {
-    entry: Entry,
-    index: u32,
-}
+pub struct Lease(Entry);
 
 impl Lease {
     /// Which endpoint of the pool.
     #[must_use]
     pub fn index(&self) -> usize {
-        self.index as usize
+        self.0.index as usize
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(slot) = self.entry.pool.slots.get(self.index as usize) {
+        if let Some(slot) = self.0.pool.slots.get(self.index()) {
             slot.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -648,6 +672,6 @@ impl Drop for Lease {
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Lease").field("index", &self.index()).finish_non_exhaustive()
     }
 }

@@ -91,7 +91,7 @@ impl<K: Ord + Clone> Ejector<K> {
         self.states.retain(|name, _| known(name));
     }
 
-    /// `name`, one of `endpoints`, has failed `in_a_row` times. Gives how long it is out from `now` on, if it is ejected.
+    /// `name`, one of `endpoints` that could serve, has failed `in_a_row` times. Gives how long it is out from `now` on, if it is ejected.
     pub fn failed(&mut self, name: &K, in_a_row: u32, endpoints: usize, now: Duration) -> Option<(Duration, Cause)> {
         if in_a_row < self.rules.failures {
             return None;
@@ -99,9 +99,9 @@ impl<K: Ord + Clone> Ejector<K> {
         self.eject(name, endpoints, now).map(|time| (time, Cause::InARow(in_a_row)))
     }
 
-    /// Compares shares of successes: `seen` has every endpoint with its successes and failures since the last look. Gives
-    /// whom that ejects, and for how long.
-    pub fn compare(&mut self, seen: &[(K, u64, u64)], now: Duration) -> Vec<(K, Duration, Cause)> {
+    /// Compares shares of successes: `seen` has each that may be ejected, with its successes and failures since the last
+    /// look. Gives whom that ejects, and for how long.
+    pub fn compare(&mut self, seen: &[(K, u64, u64)], endpoints: usize, now: Duration) -> Vec<(K, Duration, Cause)> {
         if !self.rules.outliers {
             return Vec::new();
         }
@@ -117,7 +117,7 @@ impl<K: Ord + Clone> Ejector<K> {
         let low = shares.into_iter().filter(|&(_, share)| share < least);
         let low: Vec<(K, f64)> = low.map(|(k, share)| (k.clone(), share)).collect();
         let out = low.into_iter().filter_map(|(name, share)| {
-            let time = self.eject(&name, seen.len(), now)?;
+            let time = self.eject(&name, endpoints, now)?;
             Some((name, time, Cause::Outlier(share, least)))
         });
         out.collect()
@@ -214,12 +214,12 @@ mod tests {
     fn an_outlier_goes_and_the_usual_spread_stays() {
         let mut ejector = Ejector::new(RULES);
         let seen = |bad: [u64; 6]| -> Vec<(usize, u64, u64)> { (0..6).map(|i| (i, 1000 - bad[i], bad[i])).collect() };
-        assert!(ejector.compare(&seen([10, 12, 9, 11, 8, 10]), at(1)).is_empty());
-        let out = ejector.compare(&seen([10, 12, 9, 400, 8, 10]), at(2));
+        assert!(ejector.compare(&seen([10, 12, 9, 11, 8, 10]), 6, at(1)).is_empty());
+        let out = ejector.compare(&seen([10, 12, 9, 400, 8, 10]), 6, at(2));
         assert_eq!(out.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), [3]);
         assert!(out[0].2.to_string().starts_with("60.0 % of its sessions"), "{}", out[0].2);
         let few: Vec<(usize, u64, u64)> = (0..6).map(|i| (i, 9, if i == 2 { 9 } else { 0 })).collect();
-        assert!(Ejector::new(RULES).compare(&few, at(1)).is_empty(), "too little to tell");
+        assert!(Ejector::new(RULES).compare(&few, 6, at(1)).is_empty(), "too little to tell");
     }
 
     proptest! {

@@ -147,24 +147,37 @@ impl Bound {
     /// # Errors
     /// As the system says.
     pub fn set_options(&self, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
+        let is_tcp = matches!(self.place, Place::Tcp(..));
+        let mut done = Ok(());
         for socket in &self.sockets {
-            if matches!(self.place, Place::Tcp(..)) {
-                let socket_ref = socket2::SockRef::from(socket);
-                options.socket.apply(&socket_ref)?;
-                if options.socket.keepalive.is_none() {
-                    socket_ref.set_keepalive(false)?;
-                }
-                if options.socket.user_timeout.is_none() {
-                    socket_ref.set_tcp_user_timeout(None)?;
-                }
-                if options.fast_open.is_some() || before.is_none_or(|b| b.fast_open.is_some()) {
-                    // A queue of length 0 takes no data with a SYN.
-                    setsockopt(&socket.as_fd(), FastOpen, &options.fast_open.unwrap_or(0))?;
-                }
-            }
-            rustix::net::listen(socket, queue(options.backlog))?;
+            // A socket that does not know an option listens all the same.
+            let set = if is_tcp { set_options(socket, before, options) } else { Ok(()) };
+            done = done.and(set).and(rustix::net::listen(socket, queue(options.backlog)).map_err(io::Error::from));
         }
-        Ok(())
+        done
+    }
+}
+
+fn set_options(socket: &OwnedFd, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
+    let was_on = |is_on: fn(&ListenOptions) -> bool| before.is_none_or(is_on);
+    // Not every kind of socket has every option: then there is nothing to turn off.
+    let off = |done: io::Result<()>| match done {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
+        done => done,
+    };
+    let about = socket2::SockRef::from(socket);
+    options.socket.apply(&about)?;
+    if options.socket.keepalive.is_none() && was_on(|b| b.socket.keepalive.is_some()) {
+        off(about.set_keepalive(false))?;
+    }
+    if options.socket.user_timeout.is_none() && was_on(|b| b.socket.user_timeout.is_some()) {
+        off(about.set_tcp_user_timeout(None))?;
+    }
+    match options.fast_open {
+        Some(length) => Ok(setsockopt(&socket.as_fd(), FastOpen, &length)?),
+        // A queue of length 0 takes no data with a SYN.
+        None if was_on(|b| b.fast_open.is_some()) => off(setsockopt(&socket.as_fd(), FastOpen, &0).map_err(Into::into)),
+        None => Ok(()),
     }
 }
 

@@ -12,8 +12,8 @@ use floodway_net::{Connecting, Socket, Target};
 
 use crate::counters::Failure;
 use crate::flow_key;
-use crate::queue::{self, Held};
-use crate::session::Session;
+use crate::queue;
+use crate::session::{Registered, Session};
 use crate::worker::Context;
 
 /// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects.
@@ -21,29 +21,29 @@ use crate::worker::Context;
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
 /// stayed full as long as it may wait), or it was told to end.
-pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) -> Result<(Socket, Held), Reason> {
+pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
-        let lease = match choose_in_turn(context, session, client, &tried) {
-            Err(Reason::Limit) if session.pool().queue_timeout.is_some() => {
-                let timeout = session.pool().queue_timeout.unwrap_or_default();
+        let lease = match choose_in_turn(&of.context, &of.session, client, &tried) {
+            // Only at first: who has tried some and finds the others full would hold up those behind it.
+            Err(Reason::Limit) if tried.is_empty() && of.session.pool().queue_timeout.is_some() => {
                 // In a box: few sessions wait, and all would carry it.
-                Box::pin(queue::wait(context, session, timeout, || choose(context, session, client, &tried))).await?
+                Box::pin(stand_in_line(&of.context, &of.session, client)).await?
             }
             chosen => chosen?,
         };
-        let held = Held::new(lease, session);
-        session.count(context);
-        let endpoint = held.index();
-        match open(context, session, endpoint).await? {
+        of.session.count(&of.context);
+        match open(&of.context, &of.session, lease.index()).await? {
             Ok(socket) => {
-                remember(session, client, endpoint, context.shared.now());
-                return Ok((socket, held));
+                remember(&of.session, client, lease.index(), of.context.shared.now());
+                return Ok((socket, lease));
             }
             Err(error) => {
-                note_failure(context, session, endpoint, &error);
-                tried.add(endpoint);
-                if tried.len() > session.pool().retries as usize {
+                note_failure(&of.context, &of.session, lease.index(), &error);
+                tried.add(lease.index());
+                drop(lease);
+                of.session.pool().queue.call();
+                if tried.len() > of.session.pool().retries as usize {
                     return Err(Reason::ConnectFailed);
                 }
             }
@@ -51,12 +51,29 @@ pub(crate) async fn dial(context: &Context, session: &Session, client: &Socket) 
     }
 }
 
+/// Waits for room in the session's pool, and in that which takes over from it meanwhile.
+async fn stand_in_line(context: &Context, session: &Session, client: &Socket) -> Result<Lease, Reason> {
+    let none = Tried::default();
+    loop {
+        let pool = session.pool_id();
+        let Some(timeout) = session.pool().queue_timeout else { return Err(Reason::Limit) };
+        match queue::wait(context, session, timeout, || choose(context, session, client, &none)).await {
+            Err(Reason::Limit) if session.pool_id() != pool => {}
+            done => return done,
+        }
+    }
+}
+
 /// Picks, unless others wait already: whoever comes later goes behind them.
 fn choose_in_turn(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
-    if session.pool().queue_timeout.is_some() && tried.is_empty() && session.pool().queue.waiting() > 0 {
+    if tried.is_empty() && others_wait(session) {
         return Err(Reason::Limit);
     }
     choose(context, session, client, tried)
+}
+
+fn others_wait(session: &Session) -> bool {
+    session.pool().queue_timeout.is_some() && session.pool().queue.waiting() > 0
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
@@ -74,10 +91,13 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
         match (picked, session.pool().fallback) {
             (Ok(lease), _) => return Ok(lease),
             // Once an endpoint was tried the session stays with its pool: the next index would name another server.
-            (Err(Refusal::NoneFit), Some(next)) if tried.is_empty() => session.move_to(next),
-            (Err(Refusal::Full), _) if tried.is_empty() || session.pool().queue_timeout.is_some() => {
-                return Err(Reason::Limit);
+            (Err(Refusal::NoneFit), Some(next)) if tried.is_empty() => {
+                session.move_to(next);
+                if others_wait(session) {
+                    return Err(Reason::Limit);
+                }
             }
+            (Err(Refusal::Full), _) if tried.is_empty() => return Err(Reason::Limit),
             (Err(_), _) if !tried.is_empty() => return Err(Reason::ConnectFailed),
             (Err(_), _) => return Err(Reason::NoEndpoint),
         }

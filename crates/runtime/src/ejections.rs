@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use floodway_balance::Fitness;
 use floodway_config::Address;
 use floodway_judge::{Cause, Ejector};
 use tokio::time::{Instant, sleep_until};
@@ -55,18 +56,21 @@ fn look(snapshot: &Snapshot, pools: &mut HashMap<String, Known>, compares: bool,
             }
             continue;
         };
-        let new = || Known { ejector: Ejector::new(rules), before: HashMap::new() };
-        let known = pools.entry(pool.name.clone()).or_insert_with(new);
+        let known = pools.entry(pool.name.clone()).or_insert_with(|| {
+            pool.endpoints.iter().for_each(|e| e.stats.forget_failures());
+            Known { ejector: Ejector::new(rules), before: HashMap::new() }
+        });
         known.ejector.set_rules(rules);
         known.ejector.retain(|address| pool.endpoints.iter().any(|e| e.address == *address));
         let index = |address: &Address| pool.endpoints.iter().position(|e| e.address == *address);
         for address in known.ejector.returned(now) {
             index(&address).into_iter().for_each(|i| let_in(pool, i, now));
         }
-        let count = pool.endpoints.len();
+        let count = usable(pool);
         for (i, endpoint) in pool.endpoints.iter().enumerate() {
             let in_a_row = endpoint.stats.in_a_row();
             if in_a_row >= rules.failures
+                && may_be_ejected(pool, i)
                 && let Some((time, cause)) = known.ejector.failed(&endpoint.address, in_a_row, count, now)
             {
                 eject(pool, i, time, cause, now);
@@ -74,11 +78,23 @@ fn look(snapshot: &Snapshot, pools: &mut HashMap<String, Known>, compares: bool,
         }
         if compares {
             let seen = known.since_last(pool);
-            for (address, time, cause) in known.ejector.compare(&seen, now) {
+            for (address, time, cause) in known.ejector.compare(&seen, count, now) {
                 index(&address).into_iter().for_each(|i| eject(pool, i, time, cause, now));
             }
         }
     }
+}
+
+/// Endpoints that could serve, but for ejections.
+fn usable(pool: &Pool) -> usize {
+    let is_usable = |i: &usize| matches!(pool.balance.fitness(*i), Fitness::Fit | Fitness::Ejected);
+    (0..pool.endpoints.len()).filter(is_usable).count()
+}
+
+/// Whether endpoint `index` serves, and is not the last one that does.
+fn may_be_ejected(pool: &Pool, index: usize) -> bool {
+    let is_fit = |i: usize| pool.balance.fitness(i) == Fitness::Fit;
+    is_fit(index) && (0..pool.endpoints.len()).any(|i| i != index && is_fit(i))
 }
 
 impl Known {
@@ -91,7 +107,8 @@ impl Known {
             self.before.insert(endpoint.address.clone(), (good, bad));
             (endpoint.address.clone(), good.saturating_sub(good_before), bad.saturating_sub(bad_before))
         };
-        pool.endpoints.iter().map(of).collect()
+        let all: Vec<_> = pool.endpoints.iter().map(of).collect();
+        all.into_iter().enumerate().filter(|&(i, _)| may_be_ejected(pool, i)).map(|(_, seen)| seen).collect()
     }
 }
 
@@ -109,6 +126,8 @@ fn eject(pool: &Pool, index: usize, time: Duration, cause: Cause, now: Duration)
 }
 
 fn let_in(pool: &Pool, index: usize, now: Duration) {
+    // Connects that were under way when it went have failed since.
+    pool.endpoints[index].stats.forget_failures();
     if pool.balance.is_ejected(index) {
         tracing::info!(pool = pool.name, endpoint = pool.endpoints[index].name, "endpoint is let in again");
         pool.balance.set_ejected(index, false, now);

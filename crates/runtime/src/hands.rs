@@ -61,7 +61,7 @@ impl Running {
         let snapshot = self.shared.snapshot();
         let found = snapshot.pools.iter().find(|p| p.name == pool);
         found.is_some_and(|pool| {
-            pool.balance.set_first_tier(0);
+            crate::tiers::serve_from(pool, 0);
             true
         })
     }

@@ -50,6 +50,9 @@ impl Queue {
 
     /// There may be room: the first in the line tries.
     pub(crate) fn call(&self) {
+        if self.most.load(Ordering::Relaxed) == 0 && self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         fence(Ordering::SeqCst);
         if self.waiting() > 0
             && let Some((_, first)) = self.line().waiters.first_key_value()
@@ -83,6 +86,17 @@ impl Place {
     fn is_first(&self) -> bool {
         self.queue.line().waiters.first_key_value().is_some_and(|(&first, _)| first == self.number)
     }
+
+    /// Goes behind all others, and lets the next one try.
+    fn step_back(&mut self) {
+        let mut line = self.queue.line();
+        line.waiters.remove(&self.number);
+        line.last += 1;
+        self.number = line.last;
+        line.waiters.insert(self.number, Arc::clone(&self.called));
+        drop(line);
+        self.queue.call();
+    }
 }
 
 impl Drop for Place {
@@ -91,33 +105,6 @@ impl Drop for Place {
         self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
         // Whoever is the first now has not looked yet.
         self.queue.call();
-    }
-}
-
-/// A lease, whose end calls the first in the line.
-pub(crate) struct Held {
-    lease: Option<Lease>,
-    queue: Option<Arc<Queue>>,
-}
-
-impl Held {
-    pub(crate) fn new(lease: Lease, session: &Session) -> Self {
-        let pool = session.pool();
-        Self { lease: Some(lease), queue: pool.queue_timeout.map(|_| Arc::clone(&pool.queue)) }
-    }
-
-    /// Which endpoint of the pool.
-    pub(crate) fn index(&self) -> usize {
-        self.lease.as_ref().map_or(0, Lease::index)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.lease = None;
-        if let Some(queue) = &self.queue {
-            queue.call();
-        }
     }
 }
 
@@ -132,14 +119,20 @@ pub(crate) async fn wait(
     choose: impl Fn() -> Result<Lease, Reason>,
 ) -> Result<Lease, Reason> {
     let name = &session.pool().name;
-    let place = session.pool().queue.enter().ok_or(Reason::Limit)?;
+    let mut place = session.pool().queue.enter().ok_or(Reason::Limit)?;
     session.wake_at(context.shared.now().checked_add(timeout));
+    let mut has_stepped_back = false;
     loop {
         if place.is_first() {
             match choose() {
                 // In this pool, and in no other that takes over from it.
                 Err(Reason::Limit) if session.pool().name == *name => {}
                 done => return done,
+            }
+            // It knows the pool as it was when it came: those who know it as it is may find room.
+            if !has_stepped_back && session.generation() < context.view().snapshot.generation {
+                has_stepped_back = true;
+                place.step_back();
             }
         }
         let mut called = pin!(place.called.notified());

@@ -14,6 +14,7 @@ use crate::drain::{Leaving, ask, close};
 use crate::server::{random, workers};
 use crate::session::{SessionId, SessionInfo};
 use crate::snapshot::{Pool, Snapshot};
+use crate::tiers::fail_over;
 use crate::translate::Making;
 use crate::{Running, StartError};
 
@@ -128,6 +129,7 @@ impl Running {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         self.retired.push(Arc::clone(old));
         self.checks.follow(&new);
+        new.pools.iter().for_each(|pool| fail_over(&self.shared, pool));
         new
     }
 

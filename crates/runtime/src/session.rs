@@ -141,7 +141,7 @@ pub(crate) struct Session {
     touched: Cell<Duration>,
     error: RefCell<Option<String>>,
     /// Whom its endpoint was chosen from.
-    field: RefCell<Weak<Field>>,
+    field: Cell<Weak<Field>>,
     /// Set from outside; the waker is its task's.
     told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
@@ -158,6 +158,10 @@ impl Session {
         &self.view.snapshot.pools[self.pool.get().0]
     }
 
+    pub(crate) fn pool_id(&self) -> PoolId {
+        self.pool.get()
+    }
+
     /// What this worker keeps of its pool.
     pub(crate) fn picker(&self) -> RefMut<'_, Picker> {
         self.view.pickers[self.pool.get().0].borrow_mut()
@@ -166,6 +170,11 @@ impl Session {
     /// Where it counts.
     pub(crate) fn traffic(&self) -> Option<&Lanes<Traffic>> {
         self.listener().traffic_to(self.pool.get())
+    }
+
+    /// Counts of its endpoint; `None` until one is connected.
+    pub(crate) fn stats(&self) -> Option<&Stats> {
+        self.endpoint().map(|e| &*e.stats)
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {
@@ -225,6 +234,20 @@ impl Session {
         before == 0 && direction == Direction::ToClient
     }
 
+    /// Its endpoint answered, or ended without a fault of its own.
+    pub(crate) fn endpoint_succeeded(&self, context: &Context) {
+        if let Some(stats) = self.stats() {
+            stats.succeeded(context.worker);
+        }
+    }
+
+    /// Its endpoint reset it before it had sent anything.
+    pub(crate) fn endpoint_reset(&self, context: &Context) {
+        if let Some(index) = self.endpoint.get() {
+            self.endpoint_failed(context, index, Failure::Reset);
+        }
+    }
+
     /// Whether the endpoint has sent anything.
     pub(crate) fn is_answered(&self) -> bool {
         self.to_client.get() > 0
@@ -244,7 +267,7 @@ impl Session {
 
     /// Its endpoint was chosen from `field`.
     pub(crate) fn chosen_from(&self, field: &Rc<Field>) {
-        *self.field.borrow_mut() = Rc::downgrade(field);
+        self.field.set(Rc::downgrade(field));
     }
 
     /// Whether somebody wants to know what [`Sessions::answer`] takes. Once.
@@ -299,7 +322,10 @@ impl Session {
 
     /// Why it is where it is; `None` until an endpoint is chosen, and when too much has changed since.
     fn choice(&self) -> Option<Choice> {
-        let field = self.field.borrow().upgrade()?;
+        let field = self.field.take();
+        let known = field.upgrade();
+        self.field.set(field);
+        let field = known?;
         let endpoints = &self.pool().endpoints;
         let named = |i: u32| endpoints.get(i as usize).map(|e| (e.name.clone(), e.address.clone()));
         Some(Choice {
@@ -561,7 +587,7 @@ impl Registered {
             to_client: Cell::new(0),
             touched: Cell::new(accepted),
             error: RefCell::new(None),
-            field: RefCell::new(Weak::new()),
+            field: Cell::new(Weak::new()),
             told: Cell::new(Told::Nothing),
             waker: RefCell::new(None),
             due: Cell::new(Duration::MAX),
@@ -592,6 +618,8 @@ impl Drop for Registered {
             .unwrap_or_else(|| if std::thread::panicking() { Reason::InternalError } else { Reason::Shutdown });
         let (context, session) = (&self.context, &self.session);
         context.sessions.live.borrow_mut().try_remove(self.key);
+        // Its lease is gone: whoever holds that drops it first.
+        session.pool().queue.call();
         session.count(context);
         if let Some(traffic) = session.traffic() {
             traffic.of(context.worker).closed[reason as usize].add(1);

@@ -301,6 +301,11 @@ impl Stats {
         (self.serving.sum(|s| s.successes.get()), own.map(|why| self.serving.sum(|s| s.failures(why).get())).sum())
     }
 
+    /// What it failed before does not count any more.
+    pub(crate) fn forget_failures(&self) {
+        self.in_a_row.store(0, Ordering::Relaxed);
+    }
+
     pub(crate) fn note_ejection(&self, why: String) {
         *self.ejected_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.ejections.fetch_add(1, Ordering::Relaxed);
