@@ -132,6 +132,8 @@ struct Group {
     /// (index, weight), in configured order.
     eligible: Vec<(u32, u32)>,
     weights: u64,
+    /// Whether all weigh the same.
+    is_even: bool,
     /// The order of turns; each endpoint stands in it in proportion to its weight.
     cycle: Vec<u32>,
     alias: Alias,
@@ -276,7 +278,7 @@ impl Picker {
             Algorithm::LeastConn if !self.pool.has_slow_start() => {
                 let start = position(ticket, group.eligible.len());
                 let (before, after) = group.eligible.split_at(start);
-                self.pool.lightest(after.iter().chain(before))
+                self.pool.lightest(after.iter().chain(before), group.is_even)
             }
             _ => None,
         }
@@ -590,7 +592,8 @@ impl Picker {
             _ => (Vec::new(), Alias::default()),
         };
         let weights = eligible.iter().map(|&(_, weight)| u64::from(weight)).sum();
-        Some(Group { tier, eligible, weights, cycle, alias, share: 1.0 })
+        let is_even = eligible.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        Some(Group { tier, eligible, weights, is_even, cycle, alias, share: 1.0 })
     }
 }
 

@@ -140,6 +140,13 @@ impl<K: Ord + Clone> Ejector<K> {
         Some(state.last)
     }
 
+    /// `name` was let in at `now` for another reason: a check of it passes again.
+    pub fn pardon(&mut self, name: &K, now: Duration) {
+        if let Some(state) = self.states.get_mut(name) {
+            (state.until, state.back) = (None, now);
+        }
+    }
+
     /// Those whose time is over at `now`.
     pub fn returned(&mut self, now: Duration) -> Vec<K> {
         let mut back = Vec::new();
@@ -195,6 +202,9 @@ mod tests {
             assert_eq!(ejector.returned(at(now + seconds)), ["a"]);
             now += seconds;
         }
+        assert!(ejector.failed(&"b", 5, 4, at(now)).is_some());
+        ejector.pardon(&"b", at(now + 1));
+        assert_eq!(ejector.out().count(), 0, "it is let in before its time");
         // Three times its last time without a fault: three of five are forgiven.
         assert_eq!(ejector.failed(&"a", 5, 4, at(now + 180)).unwrap().0, at(40));
     }

@@ -127,6 +127,11 @@ fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome, now: Dur
     let endpoint = &pool.endpoints[index];
     let had_none = pool.balance.none_fit();
     pool.balance.set_health(index, health, now);
+    if health == Health::Up {
+        // It fell, and answers again: what traffic had seen of it is past.
+        endpoint.stats.forget_failures();
+        pool.balance.set_ejected(index, false, now);
+    }
     endpoint.stats.note_verdict(outcome);
     match health {
         Health::Up => tracing::info!(pool = pool.name, endpoint = endpoint.name, "endpoint is up"),

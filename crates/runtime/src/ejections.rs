@@ -63,6 +63,10 @@ fn look(snapshot: &Snapshot, pools: &mut HashMap<String, Known>, compares: bool,
         known.ejector.set_rules(rules);
         known.ejector.retain(|address| pool.endpoints.iter().any(|e| e.address == *address));
         let index = |address: &Address| pool.endpoints.iter().position(|e| e.address == *address);
+        // Whom a check has let in before their time.
+        let is_in = |address: &Address| index(address).is_some_and(|i| !pool.balance.is_ejected(i));
+        let pardoned: Vec<Address> = known.ejector.out().map(|(a, _)| a).filter(|a| is_in(a)).cloned().collect();
+        pardoned.iter().for_each(|address| known.ejector.pardon(address, now));
         for address in known.ejector.returned(now) {
             index(&address).into_iter().for_each(|i| let_in(pool, i, now));
         }
