@@ -12,8 +12,8 @@ pub use backend::Backend;
 pub use load::{Load, Seen};
 pub use process::{Floodway, Options, binary, project_folder, run};
 pub use service_manager::ServiceManager;
-pub use stream::{Keyed, pseudo_random};
-pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, read_to_ending, reset};
+pub use stream::{Keyed, keyed_echo, pseudo_random};
+pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, ping, read_to_ending, reset};
 pub use wait::{SetAtEnd, free_port, wait_for, wait_until};
 
 /// The worker counts that everything must hold for.

@@ -1,5 +1,14 @@
 //! Keyed streams: each byte is known from its key and place, so that a lost, doubled, swapped or foreign one is seen.
 
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::connect;
+
 /// A step of splitmix64: scrambles `x`.
 #[must_use]
 pub fn pseudo_random(x: u64) -> u64 {
@@ -62,4 +71,26 @@ impl Keyed {
     fn word(&self, index: u64) -> [u8; 8] {
         pseudo_random(self.key ^ pseudo_random(index)).to_le_bytes()
     }
+}
+
+/// Sends the keyed bytes of `key` to an echo and checks what comes back, `piece` bytes at a time, until told to end; gives
+/// how many came back. The stream is there when this returns.
+///
+/// # Panics
+/// If it cannot connect; the thread, if a byte is lost, changed or late.
+#[must_use]
+pub fn keyed_echo(address: SocketAddr, key: u64, piece: usize, end: Arc<AtomicBool>) -> JoinHandle<u64> {
+    let mut stream = connect(address).expect("a connection");
+    std::thread::spawn(move || {
+        let (mut out, mut back) = (Keyed::new(key), Keyed::new(key));
+        let mut piece = vec![0; piece];
+        while !end.load(Ordering::Relaxed) {
+            out.fill(&mut piece);
+            stream.write_all(&piece).expect("a write");
+            stream.read_exact(&mut piece).expect("a read");
+            back.check(&piece).expect("the byte that was sent");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        back.at()
+    })
 }

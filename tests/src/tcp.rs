@@ -1,6 +1,6 @@
 //! Raw TCP: endings as the kernel shows them.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -41,6 +41,15 @@ pub fn connect_from(source: std::net::IpAddr, address: SocketAddr) -> io::Result
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     Ok(stream)
+}
+
+/// A byte to an echo and back.
+///
+/// # Panics
+/// If it does not come back.
+pub fn ping(stream: &mut TcpStream) {
+    stream.write_all(b"x").expect("a write");
+    stream.read_exact(&mut [0]).expect("the byte");
 }
 
 /// Closes with a reset.

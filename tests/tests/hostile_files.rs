@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Floodway, Keyed, Load, Options, connect, free_port, pseudo_random, wait_until};
+use floodway_tests::{Backend, Floodway, Load, Options, free_port, keyed_echo, pseudo_random, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 /// A small file is answered in a tenth of a second; the machine may be busy.
@@ -22,7 +22,7 @@ struct Rig {
     floodway: Floodway,
     load: Load,
     end: Arc<AtomicBool>,
-    stream: JoinHandle<()>,
+    stream: JoinHandle<u64>,
     text: String,
     slowest: Duration,
     _backend: Backend,
@@ -38,7 +38,7 @@ impl Rig {
         let floodway = Floodway::start_with(&text, options);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let end = Arc::new(AtomicBool::new(false));
-        let stream = stream(address, Arc::clone(&end));
+        let stream = keyed_echo(address, 7, 4096, Arc::clone(&end));
         let text = std::fs::read_to_string(floodway.config_file()).unwrap();
         Self {
             floodway,
@@ -79,22 +79,6 @@ impl Rig {
         assert!(self.slowest < ANSWER, "the slowest answer took {:?}", self.slowest);
         eprintln!("the slowest answer took {:?}", self.slowest);
     }
-}
-
-fn stream(address: SocketAddr, end: Arc<AtomicBool>) -> JoinHandle<()> {
-    use std::io::{Read, Write};
-    let mut stream = connect(address).unwrap();
-    std::thread::spawn(move || {
-        let (mut out, mut back) = (Keyed::new(7), Keyed::new(7));
-        let mut piece = [0; 4096];
-        while !end.load(Ordering::Relaxed) {
-            out.fill(&mut piece);
-            stream.write_all(&piece).unwrap();
-            stream.read_exact(&mut piece).unwrap();
-            back.check(&piece).unwrap();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    })
 }
 
 const UNWATCHED: &str = "reload: { watch: off }\n";

@@ -7,10 +7,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Floodway, Keyed, SetAtEnd, connect, free_port, wait_until};
+use floodway_tests::{Backend, Floodway, SetAtEnd, connect, free_port, keyed_echo, ping, wait_until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -29,23 +28,6 @@ fn endpoint(name: &str, address: SocketAddr) -> String {
 
 fn generation(floodway: &Floodway) -> u64 {
     floodway.ask(&["status"])["generation"].as_u64().unwrap()
-}
-
-/// Sends keyed bytes to and fro until told to end; gives how many came back.
-fn stream(address: SocketAddr, key: u64, end: Arc<AtomicBool>) -> JoinHandle<u64> {
-    let mut stream = connect(address).unwrap();
-    std::thread::spawn(move || {
-        let (mut out, mut back) = (Keyed::new(key), Keyed::new(key));
-        let mut piece = [0; 1024];
-        while !end.load(Ordering::Relaxed) {
-            out.fill(&mut piece);
-            stream.write_all(&piece).unwrap();
-            stream.read_exact(&mut piece).unwrap();
-            back.check(&piece).unwrap();
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        back.at()
-    })
 }
 
 /// Weights, endpoints, a bind, an unrelated listener and the number of workers change in turn, under new connections and
@@ -78,7 +60,7 @@ fn what_stays_does_not_notice() {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let (end, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let ended = SetAtEnd(&end);
-    let streams: Vec<_> = (0..50).map(|key| stream(address, key, Arc::clone(&end))).collect();
+    let streams: Vec<_> = (0..50).map(|key| keyed_echo(address, key, 1024, Arc::clone(&end))).collect();
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let (end, made) = (Arc::clone(&end), Arc::clone(&made));
@@ -231,10 +213,7 @@ fn the_plan_holds(what: &str, all: &[String], change: &Edit, takes: Takes) {
     let floodway = Floodway::start(&start);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut held: Vec<TcpStream> = (0..12).map(|_| connect(address).unwrap()).collect();
-    for stream in &mut held {
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-    }
+    held.iter_mut().for_each(ping);
     let live = || -> BTreeSet<String> {
         let sessions = floodway.ask(&["sessions", "--limit", "1000"]);
         sessions["sessions"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
@@ -440,10 +419,7 @@ fn a_session_tells_why_it_is_where_it_is() {
     let floodway = Floodway::start(&text);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut held: Vec<TcpStream> = (0..2).map(|_| connect(address).unwrap()).collect();
-    for stream in &mut held {
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-    }
+    held.iter_mut().for_each(ping);
     // What is known now is not what was known then.
     let _ = floodway.ask(&["enable", "p/c"]);
     let end = AtomicBool::new(false);

@@ -10,7 +10,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_tests::{Backend, Floodway, Load, Options, ServiceManager, binary, connect, free_port, run, wait_until};
+use floodway_tests::{
+    Backend, Floodway, Load, Options, ServiceManager, binary, connect, free_port, ping, run, wait_until,
+};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -28,11 +30,6 @@ fn config(port: u16, backend: &Backend, more: &str) -> String {
 
 fn taking_over() -> Options {
     Options { args: vec!["--take-over".into()], ..Options::default() }
-}
-
-fn ping(stream: &mut std::net::TcpStream) {
-    stream.write_all(b"x").unwrap();
-    stream.read_exact(&mut [0]).unwrap();
 }
 
 /// Waits until a tenth of a second's worth of new connections was served.

@@ -12,14 +12,9 @@ pub fn of(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, SEED)
 }
 
-/// The hash of two hashes.
-#[must_use]
-pub fn of_pair(a: u64, b: u64) -> u64 {
-    mix(a, b)
-}
-
 /// Mixes two numbers into one that looks random: the pair (flow, endpoint), or (flow, attempt).
-pub(crate) fn mix(a: u64, b: u64) -> u64 {
+#[must_use]
+pub fn mix(a: u64, b: u64) -> u64 {
     let mut x = a ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -8,6 +8,20 @@ pub(crate) fn pick(candidates: impl Iterator<Item = Candidate>) -> Option<u32> {
     candidates.reduce(|best, c| if c.is_lighter_than(best) { c } else { best }).map(|c| c.index)
 }
 
+/// As [`pick`], where all weigh the same: an endpoint without a session is as light as can be, and ends the search.
+pub(crate) fn pick_even(candidates: impl Iterator<Item = Candidate>) -> Option<u32> {
+    let mut best: Option<Candidate> = None;
+    for candidate in candidates {
+        if candidate.load == 0 {
+            return Some(candidate.index);
+        }
+        if best.is_none_or(|b| candidate.load < b.load) {
+            best = Some(candidate);
+        }
+    }
+    best.map(|b| b.index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -261,13 +261,9 @@ impl Picker {
         match self.pool.algorithm() {
             Algorithm::RoundRobin => group.cycle.get(position(ticket, group.cycle.len())).copied(),
             Algorithm::Random => group.alias.draw(flow.random),
-            Algorithm::P2c => {
+            Algorithm::P2c | Algorithm::PeakEwma => {
                 let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
-                Some(if self.is_lighter(group, b, a, flow.now) { b } else { a })
-            }
-            Algorithm::PeakEwma => {
-                let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
-                Some(if self.price(b, flow) < self.price(a, flow) { b } else { a })
+                Some(if self.is_better(group, flow, b, a) { b } else { a })
             }
             Algorithm::Maglev { .. } => {
                 let tier = self.pool.tiers().get(group.tier)?;
@@ -281,6 +277,14 @@ impl Picker {
                 self.pool.lightest(after.iter().chain(before), group.is_even)
             }
             _ => None,
+        }
+    }
+
+    /// Of two that were drawn: whether `a` is better than `b`.
+    fn is_better(&self, group: &Group, flow: &Flow, a: u32, b: u32) -> bool {
+        match self.pool.algorithm() {
+            Algorithm::PeakEwma => self.price(a, flow) < self.price(b, flow),
+            _ => self.is_lighter(group, a, b, flow.now),
         }
     }
 
@@ -377,17 +381,13 @@ impl Picker {
 
     /// The algorithm's choice among those of `group` that may take the flow.
     fn choose(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
-        let flow = choosing.flow;
         match self.pool.algorithm() {
             Algorithm::RoundRobin => self.next_turn(group, choosing),
             Algorithm::LeastConn => self.lightest(group, choosing),
-            Algorithm::P2c => self.better_of_two(group, choosing, |a, b| self.is_lighter(group, b, a, flow.now)),
-            Algorithm::PeakEwma => {
-                self.better_of_two(group, choosing, |a, b| self.price(b, flow) < self.price(a, flow))
-            }
+            Algorithm::P2c | Algorithm::PeakEwma => self.better_of_two(group, choosing),
             Algorithm::Random => self.drawn(group, choosing),
             Algorithm::First => {
-                group.eligible.iter().map(|&(i, _)| i).find(|&i| self.accepts(group, choosing, i, flow.random))
+                group.eligible.iter().map(|&(i, _)| i).find(|&i| self.accepts(group, choosing, i, choosing.flow.random))
             }
             Algorithm::Maglev { .. } | Algorithm::Rendezvous | Algorithm::RingHash { .. } => {
                 self.pinned(group, choosing)
@@ -422,19 +422,14 @@ impl Picker {
         least_conn::pick(open.map(|&(i, _)| self.pool.candidate(i, choosing.flow.now)))
     }
 
-    /// `is_better(a, b)` says whether b is better than a. Slow starts are in the weights.
-    fn better_of_two(
-        &self,
-        group: &Group,
-        choosing: &Choosing<'_>,
-        is_better: impl Fn(u32, u32) -> bool,
-    ) -> Option<u32> {
+    /// Slow starts are in the weights.
+    fn better_of_two(&self, group: &Group, choosing: &Choosing<'_>) -> Option<u32> {
         let all = Choosing { ramping: false, ..*choosing };
         for n in 0..DRAWS {
             let (a, b) = p2c::draw(&group.alias, &group.eligible, mix(choosing.flow.random, n))?;
             let [may_a, may_b] = [a, b].map(|i| self.accepts(group, &all, i, 0));
             match (may_a, may_b) {
-                (true, true) => return Some(if a != b && is_better(a, b) { b } else { a }),
+                (true, true) => return Some(if a != b && self.is_better(group, choosing.flow, b, a) { b } else { a }),
                 (true, false) => return Some(a),
                 (false, true) => return Some(b),
                 (false, false) => {}

@@ -544,27 +544,14 @@ impl Pool {
         Candidate { index, weight, load: self.sessions(index as usize) }
     }
 
-    /// The lightest of `eligible` (index, weight) that has room; of several the first. An endpoint without a session is as
-    /// light as can be where all weigh the same (`is_even`): it ends the search.
+    /// The lightest of `eligible` (index, weight) that has room; of several the first. `is_even`: all weigh the same.
     pub(crate) fn lightest<'a>(&self, eligible: impl Iterator<Item = &'a (u32, u32)>, is_even: bool) -> Option<u32> {
         let open = eligible.filter_map(|&(index, weight)| {
             let slot = self.slots.get(index as usize)?;
             let load = slot.active.load(Ordering::Relaxed);
             (load < slot.max_sessions.load(Ordering::Relaxed)).then_some(Candidate { index, weight, load })
         });
-        if !is_even {
-            return least_conn::pick(open);
-        }
-        let mut best: Option<(u32, u32)> = None;
-        for Candidate { index, load, .. } in open {
-            if load == 0 {
-                return Some(index);
-            }
-            if best.is_none_or(|(least, _)| load < least) {
-                best = Some((load, index));
-            }
-        }
-        best.map(|(_, index)| index)
+        if is_even { least_conn::pick_even(open) } else { least_conn::pick(open) }
     }
 
     /// When the slow start of endpoint `index` is over.

@@ -15,6 +15,14 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// What hashes know it by: the same in every process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        floodway_balance::hash::of(self.to_string().as_bytes())
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

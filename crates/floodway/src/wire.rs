@@ -77,7 +77,7 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
             (Some(predecessor), inherited)
         }
     };
-    let stored = FdStore::with_names(inherited.names());
+    let stored = FdStore::with_names(inherited.left().map(|(name, _)| name));
     let opened = open(&checked, open_files, &mut inherited)?;
     for (name, place) in inherited.left() {
         tracing::warn!(name, address = %place, "a socket was passed that no listener asks for: it is closed");

@@ -74,11 +74,6 @@ impl Inherited {
         self.sockets.iter().map(|held| (held.name.as_str(), &held.place))
     }
 
-    /// Every name that there is now.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.sockets.iter().map(|held| held.name.as_str())
-    }
-
     /// All sockets that listen on `ip` and `port` with the interface and the protocol of `options`; `None` is every
     /// address. With port 0: those that bear `name`, of whatever port the first of them has.
     #[must_use]

@@ -132,10 +132,7 @@ impl Bound {
         let grown = self.grow_silently(count, options);
         if matches!(self.place, Place::Tcp(..)) {
             for socket in &self.sockets[there..] {
-                if let Some(length) = options.fast_open {
-                    setsockopt(&socket.as_fd(), FastOpen, &length)?;
-                }
-                rustix::net::listen(socket, queue(options.backlog))?;
+                listen(socket, options)?;
             }
         }
         grown
@@ -252,11 +249,11 @@ fn queue(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
-fn listen(socket: &socket2::Socket, options: &ListenOptions) -> io::Result<()> {
+fn listen(socket: impl AsFd, options: &ListenOptions) -> io::Result<()> {
     if let Some(length) = options.fast_open {
         setsockopt(&socket.as_fd(), FastOpen, &length)?;
     }
-    socket.listen(queue(options.backlog))
+    Ok(rustix::net::listen(socket, queue(options.backlog))?)
 }
 
 fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -> io::Result<socket2::Socket> {

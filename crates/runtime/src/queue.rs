@@ -33,6 +33,15 @@ struct Line {
     waiters: BTreeMap<u64, Arc<Notify>>,
 }
 
+impl Line {
+    /// Goes to its end; gives the number there.
+    fn join(&mut self, called: &Arc<Notify>) -> u64 {
+        self.last += 1;
+        self.waiters.insert(self.last, Arc::clone(called));
+        self.last
+    }
+}
+
 impl Queue {
     /// Lets so many wait from now on.
     pub(crate) fn set_most(&self, most: u32) {
@@ -66,11 +75,7 @@ impl Queue {
         self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < most).then_some(n + 1)).ok()?;
         fence(Ordering::SeqCst);
         let called = Arc::new(Notify::new());
-        let mut line = self.line();
-        line.last += 1;
-        let number = line.last;
-        line.waiters.insert(number, Arc::clone(&called));
-        drop(line);
+        let number = self.line().join(&called);
         Some(Place { queue: Arc::clone(self), number, called })
     }
 }
@@ -91,9 +96,7 @@ impl Place {
     fn step_back(&mut self) {
         let mut line = self.queue.line();
         line.waiters.remove(&self.number);
-        line.last += 1;
-        self.number = line.last;
-        line.waiters.insert(self.number, Arc::clone(&self.called));
+        self.number = line.join(&self.called);
         drop(line);
         self.queue.call();
     }

@@ -283,8 +283,7 @@ impl Running {
             () = &mut hurry => true,
         };
         if keep {
-            self.leave_doors();
-            self.doors = Doors::default();
+            self.give_doors_up();
         } else {
             // Every worker takes what waits for it and closes its doors. Socket files go with them: a successor may bind
             // its own while we drain.
@@ -304,8 +303,7 @@ impl Running {
     /// resolves the waiting is over.
     pub async fn retire(mut self, hurry: impl Future<Output = ()>) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        self.leave_doors();
-        self.doors = Doors::default();
+        self.give_doors_up();
         self.checks.stop();
         self.drain_all();
         tokio::select! {
@@ -313,6 +311,12 @@ impl Running {
             () = hurry => {}
         }
         self.end_workers();
+    }
+
+    /// Accepts no more, and closes the sockets here: somebody else has them too.
+    fn give_doors_up(&mut self) {
+        self.leave_doors();
+        self.doors = Doors::default();
     }
 
     fn end_workers(self) {

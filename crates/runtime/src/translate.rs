@@ -114,8 +114,7 @@ impl Making<'_> {
                 _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
             };
             let weight = hand.and_then(|h| h.weight).unwrap_or(e.weight);
-            let id = balance::hash::of(e.address.to_string().as_bytes());
-            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin, id, tier: e.tier }
+            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin, id: e.address.id(), tier: e.tier }
         };
         let spec = PoolSpec {
             algorithm: p.balance,

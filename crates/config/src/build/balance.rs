@@ -113,7 +113,7 @@ impl Builder<'_> {
         if let Some(subset) = pool.get("subset") {
             let node = hash::of(subset.string("node").unwrap_or_default().as_bytes());
             let size = subset.integer("size").unwrap_or(u32::MAX) as usize;
-            let of = |e: &Endpoint| hash::of_pair(node, hash::of(e.address.to_string().as_bytes()));
+            let of = |e: &Endpoint| hash::mix(node, e.address.id());
             let mut lots: Vec<u64> = endpoints.iter().map(of).collect();
             lots.sort_unstable();
             let last = lots.get(size.saturating_sub(1)).copied().unwrap_or(u64::MAX);
