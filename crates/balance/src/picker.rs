@@ -261,9 +261,14 @@ impl Picker {
         match self.pool.algorithm() {
             Algorithm::RoundRobin => group.cycle.get(position(ticket, group.cycle.len())).copied(),
             Algorithm::Random => group.alias.draw(flow.random),
-            Algorithm::P2c | Algorithm::PeakEwma => {
+            // The two arms are one but for the comparison: told apart again, the choice costs a fifth more.
+            Algorithm::P2c => {
                 let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
-                Some(if self.is_better(group, flow, b, a) { b } else { a })
+                Some(if self.is_lighter(group, b, a, flow.now) { b } else { a })
+            }
+            Algorithm::PeakEwma => {
+                let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
+                Some(if self.price(b, flow) < self.price(a, flow) { b } else { a })
             }
             Algorithm::Maglev { .. } => {
                 let tier = self.pool.tiers().get(group.tier)?;
