@@ -20,11 +20,14 @@ mod ring;
 mod round_robin;
 #[cfg(test)]
 mod shares;
+mod slot;
+mod spec;
 mod sticky;
 
 pub use algorithm::Algorithm;
 pub use picker::{Exclusion, Explanation, Field, Flow, Picker, Refusal, Tried};
-pub use pool::{Admin, EndpointSpec, Fitness, Health, Lease, Pool, PoolSpec, SlowStart, Tiers};
+pub use pool::{Lease, Pool};
+pub use spec::{Admin, EndpointSpec, Fitness, Health, PoolSpec, SlowStart, Tiers};
 pub use sticky::Sticky;
 
 /// What an algorithm knows of an endpoint: its place in the pool, its weight and the sessions it carries.

@@ -1,5 +1,7 @@
 //! What one worker keeps of a pool, and the choice itself.
 
+mod compile;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,12 +10,10 @@ use std::time::Duration;
 use crate::algorithm::Kind;
 use crate::alias::Alias;
 use crate::hash::{mix, reduce};
+use crate::least_conn::{self, Blocks};
 use crate::pool::{Entry, Tier};
-use crate::{Admin, Algorithm, Fitness, Health, Lease, Pool, Tiers, least_conn, p2c, rendezvous, ring, round_robin};
+use crate::{Algorithm, Lease, Pool, p2c, rendezvous, ring};
 
-/// Fields of candidates that a picker remembers, and endpoints in all of them: a session of long ago cannot tell any more.
-const PAST_FIELDS: usize = 256;
-const PAST_ENDPOINTS: usize = 65_536;
 /// Draws before an algorithm that draws looks at everybody.
 const DRAWS: u64 = 8;
 
@@ -134,11 +134,28 @@ struct Group {
     weights: u64,
     /// Whether all weigh the same.
     is_even: bool,
+    /// Of many, for `least_conn`.
+    blocks: Option<Blocks>,
     /// The order of turns; each endpoint stands in it in proportion to its weight.
     cycle: Vec<u32>,
     alias: Alias,
     /// Share of the flows, of 1; what is left to the last is not looked at.
     share: f64,
+}
+
+impl Group {
+    /// The endpoint on which one more session weighs least; of several the next in turn.
+    fn lightest(&mut self, pool: &Pool, ticket: u64) -> Option<u32> {
+        if let Some(blocks) = &mut self.blocks {
+            return blocks.pick(pool.departures(), ticket, |i, weight| pool.weight_of_one_more(i, weight));
+        }
+        let (before, after) = self.eligible.split_at(position(ticket, self.eligible.len()));
+        let prices = after.iter().chain(before).map(|&(i, weight)| (pool.weight_of_one_more(i, weight), i));
+        least_conn::cheapest(
+            prices,
+            self.is_even.then(|| self.eligible.first()).flatten().map(|&(_, w)| least_conn::price(0, w)),
+        )
+    }
 }
 
 /// One worker's view of one pool. Not shared: picking needs no lock.
@@ -198,18 +215,20 @@ impl Picker {
         if self.groups.is_empty() {
             return Err(Refusal::NoneFit);
         }
+        let is_plain = self.is_plain && tried.is_empty() && flow.now >= self.ramps_until;
+        if is_plain && !self.pool.counts_sessions() {
+            let ticket = self.ticket(true);
+            if let Some(lease) = self.blind(flow, ticket).and_then(|index| self.pool.lease(index)) {
+                return Ok(lease);
+            }
+            let entry = self.pool.enter().ok_or(Refusal::Full)?;
+            return self.pick_with_care(entry, flow, tried, ticket);
+        }
         // Before a turn is taken: whoever finds the pool full takes none.
         let mut entry = self.pool.enter().ok_or(Refusal::Full)?;
-        let ticket = match self.pool.algorithm() {
-            // A second try of one flow takes no turn from the next flow.
-            Algorithm::RoundRobin | Algorithm::LeastConn if tried.is_empty() => self.pool.next_ticket(),
-            _ => self.pool.ticket(),
-        };
-        if self.is_plain
-            && tried.is_empty()
-            && flow.now >= self.ramps_until
-            && let Some(index) = self.blind(&self.groups[0], flow, ticket)
-        {
+        // A second try of one flow takes no turn from the next flow.
+        let ticket = self.ticket(tried.is_empty());
+        if is_plain && let Some(index) = self.blind(flow, ticket) {
             match entry.lease(index, u32::MAX) {
                 Ok(lease) => return Ok(lease),
                 Err(back) => entry = back,
@@ -227,6 +246,14 @@ impl Picker {
             return None;
         }
         self.pool.enter()?.lease(index, u32::MAX).ok()
+    }
+
+    /// The turn of this flow, for algorithms that have turns.
+    fn ticket(&self, is_first_try: bool) -> u64 {
+        match self.pool.algorithm() {
+            Algorithm::RoundRobin | Algorithm::LeastConn if is_first_try => self.pool.next_ticket(),
+            _ => self.pool.ticket(),
+        }
     }
 
     /// Limits, slow starts, bounds, tiers, and what was tried: everything that [`Picker::blind`] does not look at.
@@ -257,10 +284,15 @@ impl Picker {
     }
 
     /// The algorithm's choice, blind to limits: the common case in few instructions. `None` where it takes more.
-    fn blind(&self, group: &Group, flow: &Flow, ticket: u64) -> Option<u32> {
+    fn blind(&mut self, flow: &Flow, ticket: u64) -> Option<u32> {
+        if self.pool.algorithm() == Algorithm::LeastConn {
+            return self.groups.first_mut()?.lightest(&self.pool, ticket);
+        }
+        let group = self.groups.first()?;
         match self.pool.algorithm() {
             Algorithm::RoundRobin => group.cycle.get(position(ticket, group.cycle.len())).copied(),
             Algorithm::Random => group.alias.draw(flow.random),
+            Algorithm::First => group.eligible.iter().map(|&(i, _)| i).find(|&i| self.pool.has_room(i, u32::MAX)),
             // The two arms are one but for the comparison: told apart again, the choice costs a fifth more.
             Algorithm::P2c => {
                 let (a, b) = p2c::draw(&group.alias, &group.eligible, flow.random)?;
@@ -275,11 +307,6 @@ impl Picker {
                 let Kind::Maglev(table) = &tier.table.kind else { return None };
                 let place = *table.get(reduce(mix(flow.key, 0), table.len()))?;
                 tier.by_table.get(place as usize).copied().filter(|&i| self.is_fit(i))
-            }
-            Algorithm::LeastConn if !self.pool.has_slow_start() => {
-                let start = position(ticket, group.eligible.len());
-                let (before, after) = group.eligible.split_at(start);
-                self.pool.lightest(after.iter().chain(before), group.is_even)
             }
             _ => None,
         }
@@ -334,19 +361,6 @@ impl Picker {
         let mut excluded: Vec<_> = excluded.collect();
         excluded.sort_by_key(|&(i, _)| i);
         Explanation { endpoint, candidates, excluded }
-    }
-
-    /// Why endpoint `index`, which is not eligible, is not.
-    fn exclusion(&self, index: usize) -> Exclusion {
-        match (self.pool.admin(index), self.pool.health(index)) {
-            (Admin::Drain, _) => Exclusion::Draining,
-            (Admin::Disabled, _) => Exclusion::Disabled,
-            _ if self.pool.weight(index) == 0 => Exclusion::NoWeight,
-            (_, Health::Down) => Exclusion::Down,
-            _ if self.pool.is_ejected(index) => Exclusion::Ejected,
-            (_, Health::Unknown) => Exclusion::Unknown,
-            _ => Exclusion::Tier,
-        }
     }
 
     /// The group that `flow` belongs to.
@@ -500,100 +514,6 @@ impl Picker {
 
     fn is_fit(&self, index: u32) -> bool {
         self.fit.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    /// Compiles anew if the pool has changed.
-    fn refresh(&mut self) {
-        let epoch = self.pool.epoch();
-        if epoch != self.epoch {
-            self.compile(epoch);
-        }
-    }
-
-    /// Fit endpoints; else unknown ones; else, if the pool says so, all that the operator has not withheld.
-    fn compile(&mut self, epoch: u64) {
-        self.epoch = epoch;
-        self.groups = self.groups_of(&[Fitness::Fit]);
-        if self.groups.is_empty() {
-            self.groups = self.groups_of(&[Fitness::Unknown]);
-        }
-        if self.groups.is_empty() && self.pool.tries_all() {
-            self.groups = self.groups_of(&[Fitness::Down, Fitness::Ejected]);
-        }
-        let mut eligible: Vec<(u32, u32)> = self.groups.iter().flat_map(|g| g.eligible.iter().copied()).collect();
-        eligible.sort_unstable();
-        // Both are in the order of the pool.
-        let mut next = eligible.iter().map(|&(i, _)| i).peekable();
-        let others = (0u32..).take(self.pool.len()).filter(|i| next.next_if_eq(i).is_none());
-        let excluded = others.map(|i| (i, self.exclusion(i as usize))).collect();
-        self.fit.clear();
-        if self.pool.algorithm().is_pinned() {
-            self.fit.resize(self.pool.len().div_ceil(64), 0);
-            eligible.iter().for_each(|&(i, _)| self.fit[i as usize / 64] |= 1 << (i % 64));
-        }
-        let ends = eligible.iter().map(|&(i, _)| self.pool.ramps_until(i));
-        self.ramps_until = match (ends.clone().min(), ends.max()) {
-            // Where all begin together nobody has more than another.
-            (Some(first), Some(last)) if first < last => last,
-            _ => Duration::ZERO,
-        };
-        self.is_plain = self.groups.len() == 1 && self.pool.algorithm().load_bound().is_none();
-        let before = std::mem::replace(&mut self.field, Rc::new(Field { eligible, excluded }));
-        self.past.push_back(before);
-        let most = (PAST_ENDPOINTS / self.pool.len().max(1)).clamp(1, PAST_FIELDS);
-        while self.past.len() > most {
-            self.past.pop_front();
-        }
-    }
-
-    /// The tiers that serve, with their endpoints of these fitnesses; none if there are none.
-    fn groups_of(&self, fitnesses: &[Fitness]) -> Vec<Group> {
-        let floor = self.pool.first_tier();
-        let tiers = self.pool.tiers();
-        let mut groups: Vec<Group> = (0..tiers.len()).filter_map(|tier| self.group(tier, fitnesses)).collect();
-        match self.pool.share() {
-            Tiers::Strict if fitnesses == [Fitness::Fit] || fitnesses == [Fitness::Unknown] => {
-                // A failover that waits: unless nobody else is there.
-                let first = groups.iter().position(|g| tiers[g.tier].number() >= floor).unwrap_or(0);
-                groups = groups.into_iter().skip(first).take(1).collect();
-            }
-            Tiers::Strict => {}
-            Tiers::Spill { threshold } => self.spill(&mut groups, threshold),
-        }
-        groups
-    }
-
-    /// Each tier takes the part of what is left that its fit weight allows (Envoy, "Priority levels").
-    fn spill(&self, groups: &mut [Group], threshold: u32) {
-        let mut left = 1.0;
-        for group in groups.iter_mut() {
-            let members = &self.pool.tiers()[group.tier].members;
-            let whole: u64 = members.iter().map(|&i| u64::from(self.pool.weight(i as usize))).sum();
-            let health = group.weights as f64 / whole.max(1) as f64 * 100.0 / f64::from(threshold.max(1));
-            group.share = health.min(left);
-            left -= group.share;
-        }
-        // Where all together do not suffice, each takes its part of the whole.
-        let total = 1.0 - left;
-        groups.iter_mut().for_each(|group| group.share /= f64::max(total, 1e-9));
-    }
-
-    fn group(&self, tier: usize, fitnesses: &[Fitness]) -> Option<Group> {
-        let members = self.pool.tiers()[tier].members.iter();
-        let fit = members.filter(|&&i| fitnesses.contains(&self.pool.fitness(i as usize)));
-        let eligible: Vec<(u32, u32)> =
-            fit.map(|&i| (i, self.pool.weight(i as usize))).filter(|&(_, weight)| weight > 0).collect();
-        if eligible.is_empty() {
-            return None;
-        }
-        let (cycle, alias) = match self.pool.algorithm() {
-            Algorithm::RoundRobin => (round_robin::cycle(&eligible), Alias::default()),
-            algorithm if algorithm.is_drawn() => (Vec::new(), Alias::new(&eligible)),
-            _ => (Vec::new(), Alias::default()),
-        };
-        let weights = eligible.iter().map(|&(_, weight)| u64::from(weight)).sum();
-        let is_even = eligible.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        Some(Group { tier, eligible, weights, is_even, cycle, alias, share: 1.0 })
     }
 }
 

@@ -2,205 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::algorithm::Table;
 use crate::hash::mix;
-use crate::peak_ewma::Cost;
-use crate::{Algorithm, Candidate, least_conn};
+use crate::slot::{NO_BLOCK, NO_LIMIT, Slot, count_up_to};
+use crate::{Admin, Algorithm, Candidate, EndpointSpec, Fitness, Health, PoolSpec, SlowStart, Tiers, least_conn};
 
 /// The share of its full share that an endpoint gets when its slow start begins, in percent.
 const FIRST_SHARE: f32 = 0.1;
-
-/// What checks say of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Health {
-    /// No check is configured: eligible.
-    Unchecked,
-    /// Checked, but no verdict yet: eligible only where no endpoint is up.
-    Unknown,
-    /// Fit.
-    Up,
-    /// Unfit.
-    Down,
-}
-
-/// What the operator says of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Admin {
-    /// Takes sessions.
-    Enabled,
-    /// Keeps the sessions it has, takes no new ones.
-    Drain,
-    /// Takes no sessions.
-    Disabled,
-}
-
-impl Admin {
-    /// The word for configuration and status.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Enabled => "enabled",
-            Self::Drain => "drain",
-            Self::Disabled => "disabled",
-        }
-    }
-}
-
-/// Health and the operator's word in one: whether an endpoint may be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fitness {
-    /// Up or unchecked.
-    Fit,
-    /// Nothing known yet.
-    Unknown,
-    /// Down by its checks.
-    Down,
-    /// It failed traffic, and is out for a time.
-    Ejected,
-    /// Withheld by the operator, or by weight 0.
-    Withheld,
-}
-
-/// An endpoint as configured.
-#[derive(Clone, Copy, Debug)]
-pub struct EndpointSpec {
-    /// Share of new sessions beside the other endpoints' weights; 0 takes none.
-    pub weight: u32,
-    /// Most sessions at a time; `None` is no limit.
-    pub max_sessions: Option<u32>,
-    /// State at start.
-    pub health: Health,
-    /// State at start.
-    pub admin: Admin,
-    /// What hashes know it by: the same in every process ([`crate::hash::of`] of its address).
-    pub id: u64,
-    /// When it serves: lower ones first.
-    pub tier: u32,
-}
-
-/// How tiers share the flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tiers {
-    /// The first that has a fit endpoint serves alone.
-    #[default]
-    Strict,
-    /// Each takes as much as it has fit weight, counted full from this share (in percent) on; the rest goes to the next.
-    Spill {
-        /// In percent, 1 to 100.
-        threshold: u32,
-    },
-}
-
-/// How an endpoint that has just become fit comes to its full share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlowStart {
-    /// From a tenth to all of its share.
-    pub length: Duration,
-    /// Whether the first verdict after the start of the process begins one as well.
-    pub at_start: bool,
-}
-
-/// A pool as configured.
-#[derive(Clone, Debug)]
-pub struct PoolSpec {
-    /// How an endpoint is chosen.
-    pub algorithm: Algorithm,
-    /// The endpoints, in the order of the configuration.
-    pub endpoints: Vec<EndpointSpec>,
-    /// Most sessions of the whole pool at a time; `None` is no limit.
-    pub max_sessions: Option<u32>,
-    /// Whether, when no endpoint is fit, every one that the operator has not withheld is tried.
-    pub try_all_when_none_fit: bool,
-    /// How tiers share the flows.
-    pub tiers: Tiers,
-    /// `None` is none.
-    pub slow_start: Option<SlowStart>,
-}
-
-impl Default for PoolSpec {
-    /// Round robin over nobody, without limits.
-    fn default() -> Self {
-        Self {
-            algorithm: Algorithm::RoundRobin,
-            endpoints: Vec::new(),
-            max_sessions: None,
-            try_all_when_none_fit: false,
-            tiers: Tiers::default(),
-            slow_start: None,
-        }
-    }
-}
-
-/// Two cache lines: adjacent-line prefetch would otherwise let neighbours share one.
-#[repr(align(128))]
-#[derive(Debug, Default)]
-struct Slot {
-    /// Sessions now. Written by every worker (acquire by CAS or add, release by sub), read by every pick. Relaxed: it is a
-    /// count that guards no other memory.
-    active: AtomicU32,
-    /// Written by control, read when a picker compiles. Relaxed: the epoch's release orders it.
-    weight: AtomicU32,
-    health: AtomicU8,
-    admin: AtomicU8,
-    ejected: AtomicBool,
-    /// [`NO_LIMIT`] is none. As `weight`; a lease that sees the old limit was taken before the change.
-    max_sessions: AtomicU32,
-    /// When its slow start began, in milliseconds of the process's clock; 0 is never. As `weight`.
-    since: AtomicU64,
-    /// Written by workers after a connect, read by picks.
-    cost: Cost,
-}
-
-const NO_LIMIT: u32 = u32::MAX;
-
-impl Slot {
-    fn set(&self, spec: &EndpointSpec, now: Duration) {
-        let was_fit = self.is_fit();
-        self.weight.store(spec.weight, Ordering::Relaxed);
-        self.health.store(spec.health as u8, Ordering::Relaxed);
-        self.admin.store(spec.admin as u8, Ordering::Relaxed);
-        self.max_sessions.store(spec.max_sessions.unwrap_or(NO_LIMIT), Ordering::Relaxed);
-        if !was_fit && self.is_fit() {
-            self.starts(now);
-        }
-    }
-
-    /// It takes sessions from `now` on.
-    fn starts(&self, now: Duration) {
-        self.since.store(milliseconds(now), Ordering::Relaxed);
-    }
-
-    fn is_fit(&self) -> bool {
-        self.weight.load(Ordering::Relaxed) > 0
-            && self.admin.load(Ordering::Relaxed) == Admin::Enabled as u8
-            && !self.ejected.load(Ordering::Relaxed)
-            && [Health::Up as u8, Health::Unchecked as u8].contains(&self.health.load(Ordering::Relaxed))
-    }
-
-    fn room(&self, most: u32) -> bool {
-        self.active.load(Ordering::Relaxed) < self.max_sessions.load(Ordering::Relaxed).min(most)
-    }
-
-    /// Counts a session, within its limit and `most`. Exact under any number of threads.
-    fn take(&self, most: u32) -> bool {
-        match self.max_sessions.load(Ordering::Relaxed).min(most) {
-            NO_LIMIT => {
-                self.active.fetch_add(1, Ordering::Relaxed);
-                true
-            }
-            max => count_up_to(&self.active, max),
-        }
-    }
-}
-
-fn milliseconds(now: Duration) -> u64 {
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// What outlives a rebuild, beside the slots.
 #[repr(align(128))]
@@ -221,6 +32,8 @@ struct State {
     is_returning: AtomicBool,
     /// Most sessions of the pool at a time; [`NO_LIMIT`] is none. As `Slot::max_sessions`.
     max_sessions: AtomicU32,
+    /// By block: sessions that ended there. Written after a slot's `active` with release, read before it with acquire.
+    departures: [AtomicU32; least_conn::BLOCKS],
 }
 
 /// The endpoints of one tier.
@@ -271,6 +84,7 @@ impl Pool {
             tier_moves: AtomicU32::new(0),
             is_returning: AtomicBool::new(false),
             max_sessions: AtomicU32::new(NO_LIMIT),
+            departures: [const { AtomicU32::new(0) }; least_conn::BLOCKS],
         };
         Self::assemble(spec, Arc::new(state), None, &[], Duration::ZERO)
     }
@@ -284,9 +98,11 @@ impl Pool {
         now: Duration,
     ) -> Self {
         let survivor = |i: usize| old?.slots.get((*survivors.get(i)?)?).map(Arc::clone);
+        let is_in_blocks = spec.algorithm == Algorithm::LeastConn && spec.endpoints.len() >= least_conn::MANY;
         let slot = |(i, e): (usize, &EndpointSpec)| {
             let slot = survivor(i).unwrap_or_default();
             slot.set(e, now);
+            slot.block.store(if is_in_blocks { least_conn::block(i) } else { NO_BLOCK }, Ordering::Relaxed);
             slot
         };
         state.max_sessions.store(spec.max_sessions.unwrap_or(NO_LIMIT), Ordering::Relaxed);
@@ -544,14 +360,16 @@ impl Pool {
         Candidate { index, weight, load: self.sessions(index as usize) }
     }
 
-    /// The lightest of `eligible` (index, weight) that has room; of several the first. `is_even`: all weigh the same.
-    pub(crate) fn lightest<'a>(&self, eligible: impl Iterator<Item = &'a (u32, u32)>, is_even: bool) -> Option<u32> {
-        let open = eligible.filter_map(|&(index, weight)| {
-            let slot = self.slots.get(index as usize)?;
-            let load = slot.active.load(Ordering::Relaxed);
-            (load < slot.max_sessions.load(Ordering::Relaxed)).then_some(Candidate { index, weight, load })
-        });
-        if is_even { least_conn::pick_even(open) } else { least_conn::pick(open) }
+    /// Sessions that ended so far, by block of [`least_conn`].
+    pub(crate) fn departures(&self) -> &[AtomicU32; least_conn::BLOCKS] {
+        &self.state.departures
+    }
+
+    /// What one more session on endpoint `index` weighs; [`u64::MAX`] where it has no room.
+    pub(crate) fn weight_of_one_more(&self, index: u32, weight: u32) -> u64 {
+        let Some(slot) = self.slots.get(index as usize) else { return u64::MAX };
+        let load = slot.active.load(Ordering::Relaxed);
+        if load >= slot.max_sessions.load(Ordering::Relaxed) { u64::MAX } else { least_conn::price(load, weight) }
     }
 
     /// When the slow start of endpoint `index` is over.
@@ -578,6 +396,17 @@ impl Pool {
         share < self.ramp(index, now)
     }
 
+    /// Whether the pool's own sessions are counted: it has a limit, or its loads are bounded.
+    pub(crate) fn counts_sessions(&self) -> bool {
+        self.state.max_sessions.load(Ordering::Relaxed) != NO_LIMIT || self.algorithm.load_bound().is_some()
+    }
+
+    /// Takes a place at endpoint `index` of a pool that does not count its sessions; `None` where that is full.
+    pub(crate) fn lease(self: &Arc<Self>, index: u32) -> Option<Lease> {
+        let has_room = self.slots.get(index as usize)?.take(u32::MAX);
+        has_room.then(|| Lease(Entry { pool: Arc::clone(self), place: u64::from(index) }))
+    }
+
     /// Takes one of the pool's own places, where it has a limit.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Entry> {
         let is_counted = match self.state.max_sessions.load(Ordering::Relaxed) {
@@ -588,7 +417,7 @@ impl Pool {
             }
             NO_LIMIT => false,
         };
-        Some(Entry { pool: Arc::clone(self), index: u32::MAX, is_counted })
+        Some(Entry { pool: Arc::clone(self), place: if is_counted { IS_COUNTED } else { 0 } })
     }
 }
 
@@ -618,34 +447,31 @@ fn tiers(spec: &PoolSpec, old: Option<&Pool>) -> Box<[Tier]> {
     numbers.into_iter().map(tier).collect()
 }
 
-/// Adds one unless that passes `max`. Exact under any number of threads.
-fn count_up_to(count: &AtomicU32, max: u32) -> bool {
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1)).is_ok()
-}
-
 /// A place in the pool, before an endpoint is chosen.
 pub(crate) struct Entry {
     pool: Arc<Pool>,
-    /// Once an endpoint is chosen. Here, so that a lease is no larger than this.
-    index: u32,
-    is_counted: bool,
+    /// The endpoint, once one is chosen, and [`IS_COUNTED`]. One word: written as two fields and read as one register, it
+    /// would cost the processor as much as the choice.
+    place: u64,
 }
+
+/// The session counts in the pool.
+const IS_COUNTED: u64 = 1 << 32;
 
 impl Entry {
     /// Takes a place at endpoint `index`, within its limit and `most`; gives the entry back where that is full.
     pub(crate) fn lease(mut self, index: u32, most: u32) -> Result<Lease, Self> {
-        let Some(slot) = self.pool.slots.get(index as usize) else { return Err(self) };
-        if !slot.take(most) {
+        if !self.pool.slots.get(index as usize).is_some_and(|slot| slot.take(most)) {
             return Err(self);
         }
-        self.index = index;
+        self.place |= u64::from(index);
         Ok(Lease(self))
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.is_counted {
+        if self.place & IS_COUNTED != 0 {
             self.pool.state.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -658,7 +484,7 @@ impl Lease {
     /// Which endpoint of the pool.
     #[must_use]
     pub fn index(&self) -> usize {
-        self.0.index as usize
+        (self.0.place & !IS_COUNTED) as usize
     }
 }
 
@@ -666,6 +492,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(slot) = self.0.pool.slots.get(self.index()) {
             slot.active.fetch_sub(1, Ordering::Relaxed);
+            let block = slot.block.load(Ordering::Relaxed);
+            if let Some(departures) = self.0.pool.state.departures.get(usize::from(block)) {
+                departures.fetch_add(1, Ordering::Release);
+            }
         }
     }
 }

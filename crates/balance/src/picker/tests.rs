@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Admin, EndpointSpec, Health, PoolSpec, SlowStart};
+use crate::{Admin, EndpointSpec, Fitness, Health, PoolSpec, SlowStart, Tiers};
 use proptest::prelude::*;
 
 const NOW: Duration = Duration::from_secs(1);
