@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,7 +20,19 @@ pub struct Backend {
 struct Running {
     stop: Arc<AtomicBool>,
     live: Arc<Mutex<HashMap<usize, TcpStream>>>,
+    listener: TcpListener,
     thread: JoinHandle<()>,
+}
+
+/// Sends back what it gets.
+pub fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..n]).is_err() {
+            return;
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
 }
 
 impl Backend {
@@ -30,7 +42,16 @@ impl Backend {
     /// If it cannot listen.
     #[must_use]
     pub fn start(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), handler)
+    }
+
+    /// As [`Backend::start`], at another address.
+    ///
+    /// # Panics
+    /// If it cannot listen there.
+    #[must_use]
+    pub fn start_at(ip: IpAddr, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("listen");
         let address = listener.local_addr().expect("address");
         let mut backend = Self { address, handler: Arc::new(handler), accepted: Arc::default(), running: None };
         backend.serve(listener);
@@ -40,15 +61,7 @@ impl Backend {
     /// A server that sends back what it gets.
     #[must_use]
     pub fn echo() -> Self {
-        Self::start(|mut stream| {
-            let mut buffer = vec![0; 65536];
-            while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                if stream.write_all(&buffer[..n]).is_err() {
-                    return;
-                }
-            }
-            let _ = stream.shutdown(Shutdown::Write);
-        })
+        Self::start(echo)
     }
 
     /// A server that sends `name` and a new line at once, then what it gets.
@@ -88,9 +101,10 @@ impl Backend {
     pub fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
         running.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread; somebody else's connection does as well.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the accepting thread, in whatever namespace it is.
+        let _ = rustix::net::shutdown(&running.listener, rustix::net::Shutdown::Both);
         running.thread.join().expect("the accepting thread");
+        drop(running.listener);
         for (_, stream) in running.live.lock().expect("live").drain() {
             let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
             let _ = stream.shutdown(Shutdown::Both);
@@ -116,6 +130,7 @@ impl Backend {
         let live: Arc<Mutex<HashMap<usize, TcpStream>>> = Arc::default();
         let (handler, accepted) = (Arc::clone(&self.handler), Arc::clone(&self.accepted));
         let (stopping, serving) = (Arc::clone(&stop), Arc::clone(&live));
+        let own = listener.try_clone().expect("a duplicate");
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopping.load(Ordering::SeqCst) {
@@ -133,7 +148,7 @@ impl Backend {
                 });
             }
         });
-        self.running = Some(Running { stop, live, thread });
+        self.running = Some(Running { stop, live, listener: own, thread });
     }
 }
 

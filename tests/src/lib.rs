@@ -3,14 +3,16 @@
 mod backend;
 mod load;
 mod process;
+mod rig;
 mod service_manager;
 mod stream;
 mod tcp;
 mod wait;
 
-pub use backend::Backend;
+pub use backend::{Backend, echo};
 pub use load::{Load, Seen};
 pub use process::{Floodway, Options, binary, project_folder, run};
+pub use rig::{Host, Link, Rig, Weather};
 pub use service_manager::ServiceManager;
 pub use stream::{Keyed, keyed_echo, pseudo_random};
 pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, ping, read_to_ending, reset};
