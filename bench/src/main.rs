@@ -3,6 +3,7 @@
 //! What counts is the proxy's CPU for an operation: it says how much a machine carries, and a busy neighbour disturbs it
 //! less than a rate. Rates and latencies are shown beside it. docs/performance.md tells the method.
 
+mod checks;
 mod keyed;
 mod large;
 mod load;
@@ -44,6 +45,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// What a pick costs, by algorithm and number of endpoints
     Pick,
+    /// What checks of many endpoints cost
+    Checks(checks::ChecksArgs),
     /// The server side, in a process of its own
     #[command(hide = true)]
     Serve,
@@ -81,6 +84,7 @@ fn main() -> anyhow::Result<()> {
             pick::run();
             Ok(())
         }
+        Command::Checks(args) => checks::run(&args),
         Command::Serve => server::serve(),
     }
 }

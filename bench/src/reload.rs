@@ -96,7 +96,7 @@ impl Turn {
 
 /// How a proxy is started and told to reload.
 pub(crate) struct Kind {
-    name: &'static str,
+    pub(crate) name: &'static str,
     version: &'static [&'static str],
     args: &'static [&'static str],
     config: fn(&Turn, &Path) -> String,
@@ -106,15 +106,17 @@ pub(crate) struct Kind {
 pub(crate) const FLOODWAY: Kind =
     Kind { name: "floodway", version: &["--version"], args: &["run", "-c"], config: floodway, reload: by_api };
 
+pub(crate) const HAPROXY: Kind = Kind {
+    name: "haproxy",
+    version: &["-v"],
+    args: &["-W", "-f"],
+    config: haproxy,
+    reload: |t| by_signal(t, nix::sys::signal::Signal::SIGUSR2),
+};
+
 const KINDS: [Kind; 3] = [
     FLOODWAY,
-    Kind {
-        name: "haproxy",
-        version: &["-v"],
-        args: &["-W", "-f"],
-        config: haproxy,
-        reload: |t| by_signal(t, nix::sys::signal::Signal::SIGUSR2),
-    },
+    HAPROXY,
     Kind {
         name: "nginx",
         version: &["-v"],

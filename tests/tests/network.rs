@@ -183,3 +183,33 @@ fn a_link_does_to_datagrams_what_it_says() {
     assert!((250..390).contains(&twice), "{twice} came twice");
     assert!(overtook > 100, "{overtook} came out of order");
 }
+
+/// As many checks as five minutes have with the defaults, while one packet in five is lost on each way: no endpoint's verdict
+/// changes more than once.
+#[test]
+fn lost_packets_do_not_make_endpoints_flap() {
+    let Some(rig) = Rig::new() else { return };
+    let backends: Vec<Backend> = (0..8).map(|n| rig.backend(Host::Be(n % 4 + 1), echo)).collect();
+    let names: Vec<String> = (0..8).map(|n| format!("e{n}")).collect();
+    let endpoints: Vec<(&str, SocketAddr)> =
+        names.iter().map(String::as_str).zip(backends.iter().map(Backend::address)).collect();
+    let floodway = front(&rig, &endpoints, "health: { check: tcp, every: 400ms }", 1);
+    let up = || rig.on(Host::Lb, || floodway.metric("endpoint_up", &[])) == 8.0;
+    wait_until(|| "all to be up".into(), Duration::from_secs(10), up);
+    for host in [Host::Be(1), Host::Be(2), Host::Be(3), Host::Be(4), Host::Lb] {
+        rig.lose(host, 20, "meta l4proto tcp ip saddr 10.77.0.0/16");
+    }
+    let checks = || rig.on(Host::Lb, || floodway.metric("checks_total", &[]));
+    let before = checks();
+    wait_until(
+        || format!("150 checks of each, not {}", checks() - before),
+        Duration::from_secs(120),
+        || checks() >= before + 150.0 * 8.0,
+    );
+    for name in &names {
+        let changes = floodway.log().into_iter().filter(|l| l["endpoint"] == **name).skip(1).collect::<Vec<_>>();
+        assert!(changes.len() <= 1, "{changes:?}");
+    }
+    let failed = rig.on(Host::Lb, || floodway.metric("checks_total", &["outcome=\"timeout\""]));
+    println!("{failed} of {} checks were lost", checks() - before);
+}

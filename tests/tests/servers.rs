@@ -3,115 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use floodway_tests::{Floodway, SetAtEnd, WORKERS, connect, free_port, wait_for, wait_until};
-use tempfile::TempDir;
+use floodway_tests::{Floodway, Server, SetAtEnd, WORKERS, connect, finished, pgbench, postgres, redis, wait_until};
 
 /// Of each run of pgbench.
 const SECONDS: &str = "10";
-
-/// A server process in a folder of its own.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    _folder: TempDir,
-}
-
-impl Server {
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn finished(what: &str, output: &Output) -> String {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{what}: {}\n{text}", output.status);
-    text
-}
-
-fn redis() -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    let child = command
-        .current_dir(folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server: ./scripts/test installs it");
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("redis", Duration::from_secs(20), || connect(address).ok());
-    Server { child, address, _folder: folder }
-}
-
-/// A program of PostgreSQL, which Debian keeps out of the path.
-fn postgres_program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql: ./scripts/test installs it");
-    let program = |entry: std::fs::DirEntry| entry.path().join("bin").join(name);
-    versions.flatten().map(program).find(|p| p.exists()).expect("a version of postgresql")
-}
-
-/// PostgreSQL refuses to run as root; then it runs as its own user.
-fn as_postgres(program: &str) -> Command {
-    let path = postgres_program(program);
-    if !nix::unistd::Uid::effective().is_root() {
-        return Command::new(path);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(path);
-    command
-}
-
-fn postgres() -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    if let Ok(Some(user)) = nix::unistd::User::from_name("postgres") {
-        let _ = nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid));
-    }
-    let data = folder.path().join("data");
-    let made = as_postgres("initdb")
-        .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
-        .arg(&data)
-        .current_dir(folder.path())
-        .output();
-    finished("initdb", &made.unwrap());
-    let port = free_port();
-    let mut command = as_postgres("postgres");
-    command.arg("-D").arg(&data).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
-    command.args(["-c", "fsync=off", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
-    let child = command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let answers = || {
-        Command::new(postgres_program("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    };
-    wait_until(|| "postgres to answer".into(), Duration::from_secs(60), answers);
-    let filled = pgbench(address).args(["-i", "-q", "-s", "1"]).output().unwrap();
-    finished("pgbench -i", &filled);
-    Server { child, address, _folder: folder }
-}
-
-fn pgbench(address: SocketAddr) -> Command {
-    let mut command = Command::new(postgres_program("pgbench"));
-    command.args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-U", "postgres"]);
-    command.env("PGDATABASE", "postgres");
-    command
-}
 
 fn front(servers: &[Server], workers: usize, health: &str) -> Floodway {
     let endpoints: Vec<_> = servers.iter().map(|s| format!("\"{}\"", s.address)).collect();
@@ -190,7 +89,7 @@ impl<R: std::io::Read> ReadRest for BufReader<R> {
 
 #[test]
 fn redis_benchmark_sees_no_error() {
-    let servers = [redis(), redis(), redis()];
+    let servers = [redis(&[]), redis(&[]), redis(&[])];
     for workers in WORKERS {
         let floodway = front(&servers, workers, CHECKED);
         let port = floodway.address("l").port().to_string();
@@ -218,7 +117,7 @@ fn redis_benchmark_sees_no_error() {
 fn a_killed_redis_costs_only_its_own_sessions() {
     const CLIENTS: usize = 30;
     for workers in WORKERS {
-        let mut servers = [redis(), redis(), redis()];
+        let mut servers = [redis(&[]), redis(&[]), redis(&[])];
         let floodway = front(&servers, workers, CHECKED);
         let address = floodway.address("l");
         let (done, cut, answers) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));

@@ -14,16 +14,18 @@ fn metadata() -> Metadata {
 /// For each crate of ours, the crates of ours that it may use.
 fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
     const CONFIG: &[&str] = &["balance", "flow", "judge", "policy"];
-    const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "health", "net"];
+    const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "tls", "health", "net"];
     const ADMIN: &[&str] = &["balance", "flow", "judge", "policy", "config", "net", "runtime"];
-    const BINARY: &[&str] = &["balance", "flow", "judge", "policy", "config", "health", "net", "runtime", "admin"];
+    const BINARY: &[&str] =
+        &["balance", "flow", "judge", "policy", "config", "tls", "health", "net", "runtime", "admin"];
     BTreeMap::from([
         ("floodway-balance", &[] as &[&str]),
         ("floodway-flow", &[]),
         ("floodway-judge", &[]),
         ("floodway-policy", &[]),
         ("floodway-config", CONFIG),
-        ("floodway-health", &["judge"]),
+        ("floodway-health", &["judge", "tls"]),
+        ("floodway-tls", &[]),
         ("floodway-net", &[]),
         ("floodway-runtime", RUNTIME),
         ("floodway-admin", ADMIN),

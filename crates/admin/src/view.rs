@@ -69,7 +69,8 @@ fn reason(state: EndpointState, endpoint: &Endpoint) -> Value {
         },
         EndpointState::Up | EndpointState::Down => endpoint.last_check().into(),
         EndpointState::Ejected => endpoint.ejected_for().into(),
-        EndpointState::Unknown => "no check has answered yet".into(),
+        EndpointState::Unknown if endpoint.last_check().is_none() => "no check has answered yet".into(),
+        EndpointState::Unknown => "it failed, and no check has told since what it is".into(),
         EndpointState::Unchecked => Value::Null,
     }
 }

@@ -68,6 +68,7 @@ pub struct Pool {
     share: Tiers,
     state: Arc<State>,
     try_all_when_none_fit: bool,
+    needs_verdict: bool,
     slow_start: Option<SlowStart>,
 }
 
@@ -115,6 +116,7 @@ impl Pool {
             share: spec.tiers,
             state,
             try_all_when_none_fit: spec.try_all_when_none_fit,
+            needs_verdict: spec.needs_verdict,
             slow_start: spec.slow_start,
         }
     }
@@ -203,7 +205,12 @@ impl Pool {
     /// Whether no endpoint is fit and none is unknown: `when_none_fit` decides.
     #[must_use]
     pub fn none_fit(&self) -> bool {
-        (0..self.len()).all(|i| !matches!(self.fitness(i), Fitness::Fit | Fitness::Unknown))
+        let may_serve = |fitness| match fitness {
+            Fitness::Fit => true,
+            Fitness::Unknown => self.takes_unknown(),
+            Fitness::Down | Fitness::Ejected | Fitness::Withheld => false,
+        };
+        !(0..self.len()).any(|i| may_serve(self.fitness(i)))
     }
 
     /// Sets what checks say at `now`. For the control thread.
@@ -212,6 +219,18 @@ impl Pool {
             let before = slot.health.swap(health as u8, Ordering::Relaxed);
             before == Health::Unknown as u8 && slot.since.load(Ordering::Relaxed) == 0
         });
+    }
+
+    /// Endpoint `index` said once what it is, but it may have been restarted since: where nobody is chosen without a verdict,
+    /// nothing is known of it any more. From any thread.
+    pub fn doubt(&self, index: usize) {
+        let (up, unknown) = (Health::Up as u8, Health::Unknown as u8);
+        if self.needs_verdict
+            && let Some(slot) = self.slots.get(index)
+            && slot.health.compare_exchange(up, unknown, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.state.epoch.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Endpoint `index` is gone from the configuration: nobody chooses it any more, whichever pool it was found in.
@@ -330,6 +349,11 @@ impl Pool {
 
     pub(crate) fn ticket(&self) -> u64 {
         self.state.ticket.load(Ordering::Relaxed)
+    }
+
+    /// Whether an endpoint of which nothing is known yet may be chosen, where no other is fit.
+    pub(crate) fn takes_unknown(&self) -> bool {
+        !self.needs_verdict
     }
 
     pub(crate) fn tries_all(&self) -> bool {

@@ -107,6 +107,8 @@ pub struct PoolSpec {
     pub max_sessions: Option<u32>,
     /// Whether, when no endpoint is fit, every one that the operator has not withheld is tried.
     pub try_all_when_none_fit: bool,
+    /// Whether an endpoint of which nothing is known yet is never chosen.
+    pub needs_verdict: bool,
     /// How tiers share the flows.
     pub tiers: Tiers,
     /// `None` is none.
@@ -121,6 +123,7 @@ impl Default for PoolSpec {
             endpoints: Vec::new(),
             max_sessions: None,
             try_all_when_none_fit: false,
+            needs_verdict: false,
             tiers: Tiers::default(),
             slow_start: None,
         }

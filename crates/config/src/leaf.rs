@@ -24,6 +24,14 @@ pub(crate) enum Leaf {
     Bind,
     Endpoint,
     Socket,
+    /// Bytes in hexadecimal.
+    Hex,
+    /// A regular expression over bytes.
+    Regex,
+    /// A code of HTTP, or a range of them.
+    Status,
+    /// A size, or a time.
+    Lag,
     /// An address range, or the name of a list.
     Prefix,
     /// `stdout`, `stderr` or a file's path.
@@ -76,6 +84,10 @@ impl Leaf {
             Self::Bind => address::bind(text).map(drop),
             Self::Endpoint => address::endpoint(text).map(drop),
             Self::Socket => address::socket(text).map(drop),
+            Self::Hex => scalar::hex(text).map(drop),
+            Self::Regex => regex(text),
+            Self::Status => scalar::status(text).map(drop),
+            Self::Lag => scalar::lag(text).map(drop),
             Self::Prefix => prefix(text),
             Self::Or(words, _) if words.contains(&text) => Ok(()),
             Self::Or(words, leaf) => leaf.check(text).map_err(|f| or_words(f, words)),
@@ -93,6 +105,9 @@ impl Leaf {
             Self::Mode => scalar::mode(text).ok().map(|n| n.to_string()),
             Self::Bind | Self::Socket => address::bind(text).ok().map(|a| a.to_string()),
             Self::Endpoint => address::endpoint(text).ok().map(|a| a.to_string()),
+            Self::Hex => scalar::hex(text).ok().map(|bytes| format!("{bytes:x?}")),
+            Self::Status => scalar::status(text).ok().map(|range| format!("{range:?}")),
+            Self::Lag => scalar::lag(text).ok().map(|lag| format!("{lag:?}")),
             Self::Prefix => parse_prefix(text).map(|p| p.to_string()),
             Self::Or(words, leaf) if !words.contains(&text) => Some(leaf.meaning(text)),
             _ => None,
@@ -117,6 +132,10 @@ impl Leaf {
             Self::Bind => "address to listen on".into(),
             Self::Endpoint => "address to connect to".into(),
             Self::Socket => "address and port".into(),
+            Self::Hex => "bytes in hexadecimal".into(),
+            Self::Regex => "regular expression".into(),
+            Self::Status => "code of HTTP or range of them".into(),
+            Self::Lag => "size or duration".into(),
             Self::Prefix => "address range or name of a list".into(),
             Self::Output => "`stdout`, `stderr` or a path".into(),
             Self::Path => "path".into(),
@@ -128,7 +147,10 @@ impl Leaf {
     pub(crate) fn pattern(&self) -> Option<String> {
         let whole = |s: &str| Some(format!("^(?:{s})$"));
         match *self {
-            Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint => None,
+            Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint | Self::Regex => None,
+            Self::Hex => whole("(?:[0-9a-fA-F]{2}[ :]?)+"),
+            Self::Status => whole("[1-5]\\d\\d(?:-[1-5]\\d\\d)?"),
+            Self::Lag => whole("[0-9a-zA-Z]+"),
             Self::Name => whole("[a-z0-9][a-z0-9_.-]*"),
             Self::Duration | Self::Time | Self::Most(..) => {
                 whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?")
@@ -149,6 +171,19 @@ impl Leaf {
 fn or_words(fault: Fault, words: &[&str]) -> Fault {
     let help = fault.help.map(|help| format!("{help}; or {}", quoted(words)));
     Fault { help, ..fault }
+}
+
+fn regex(text: &str) -> Result<(), Fault> {
+    // The last line of what the parser says is what is wrong; the others draw it.
+    let said = |e: regex::Error| {
+        e.to_string().lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
+    };
+    match regex::bytes::Regex::new(text).map_err(said) {
+        Ok(_) => Ok(()),
+        Err(why) => {
+            fault(format!("no regular expression: {why}"), "in single quotes YAML leaves its backslashes alone")
+        }
+    }
 }
 
 /// An address range (`10.0.0.0/8`), an address, or the name of a list.

@@ -74,6 +74,38 @@ pub(crate) fn rate(text: &str) -> Result<(u32, Duration), Fault> {
     }
 }
 
+/// `50494e470d0a`, `50 49 4e 47`: bytes, two digits each.
+pub(crate) fn hex(text: &str) -> Result<Vec<u8>, Fault> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !matches!(b, b' ' | b':')).collect();
+    let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
+    match digits.chunks(2).map(|pair| byte(pair).filter(|_| pair.len() == 2)).collect::<Option<Vec<u8>>>() {
+        Some(bytes) if !bytes.is_empty() => Ok(bytes),
+        _ => fault("no bytes in hexadecimal", "write two digits a byte: 50494e47, or 50 49 4e 47"),
+    }
+}
+
+/// `200`, `200-299`: codes of HTTP, both ends included.
+pub(crate) fn status(text: &str) -> Result<(u16, u16), Fault> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let code = |t: &str| t.parse::<u16>().ok().filter(|c| (100..=599).contains(c));
+    match (code(first), code(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => fault("no code of HTTP", "write a code or a range from 100 to 599: 200, 200-299"),
+    }
+}
+
+/// `16MiB`, `5s`.
+pub(crate) fn lag(text: &str) -> Result<floodway_judge::Lag, Fault> {
+    use floodway_judge::Lag;
+    if let Ok(bytes) = size(text) {
+        return Ok(Lag::Bytes(bytes));
+    }
+    match duration(text) {
+        Ok(time) => Ok(Lag::Time(time)),
+        Err(_) => fault("neither a size nor a time", "write how much, like 16MiB, or how long, like 5s"),
+    }
+}
+
 const SIZE: &str = "write a number and a unit: 64KiB, 1MiB, 1MB";
 
 /// `64KiB`, `1MB`, `512B`; in bytes.

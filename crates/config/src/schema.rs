@@ -91,7 +91,8 @@ fn rows(out: &mut String, prefix: &str, keys: &[Key]) {
             is(&key.kind).replace('|', "\\|"),
             key.doc.replace('|', "\\|")
         ));
-        if let Some(inner) = descend(&key.kind) {
+        // What may stand in `any` stands beside it.
+        if let Some(inner) = descend(&key.kind).filter(|_| key.name != "any") {
             let dots = if matches!(key.kind, Kind::List(_)) { "[]" } else { "" };
             rows(out, &format!("{prefix}{}{dots}.", key.name), inner);
         }

@@ -1,11 +1,12 @@
 //! A sound configuration, as plain values.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
-use floodway_judge::{Check, EjectionRules, Rules};
+use floodway_judge::{Ask, EjectionRules, Rules};
 use floodway_policy::{Access, Prefix, SourcePrefix};
 
 use crate::{Address, BindAddress};
@@ -156,6 +157,10 @@ pub struct Pool {
     pub endpoints: Vec<Endpoint>,
     /// Active checks; `None` leaves every endpoint unchecked.
     pub health: Option<Health>,
+    /// Whether its checks name a role: then nobody is fit before it has said so.
+    pub needs_role: bool,
+    /// Whether sessions of an endpoint that its checks take out are ended.
+    pub on_down_close: bool,
     /// What to do when no endpoint is fit.
     pub when_none_fit: NoneFit,
     /// Most sessions of the pool at a time.
@@ -229,7 +234,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug)]
 pub struct Health {
     /// What is asked.
-    pub check: Check,
+    pub ask: Arc<Ask>,
     /// Between checks of an endpoint.
     pub every: Duration,
     /// Between checks while the verdict may be changing.
@@ -238,6 +243,8 @@ pub struct Health {
     pub timeout: Duration,
     /// Outcomes in a row that change a verdict.
     pub rules: Rules,
+    /// Whether an endpoint that has just served sessions needs no check.
+    pub trust_traffic: bool,
 }
 
 /// How sessions leave an endpoint that takes no new ones.
@@ -366,6 +373,8 @@ pub struct Runtime {
     pub fd_store: bool,
     /// Most sessions of the process; `None` is what the limit of open files allows.
     pub max_sessions: Option<u32>,
+    /// Most checks of the process, and in which time.
+    pub checks: (u32, Duration),
     /// Between "not ready" and the end of accepting, at shutdown.
     pub drain_delay: Duration,
     /// How long sessions may go on after that.

@@ -55,6 +55,8 @@ reasons! {
     ClosedByAdmin = "closed_by_admin",
     /// A bug of ours ended this one session.
     InternalError = "internal_error",
+    /// Checks took its endpoint out, and `on_down` closes its sessions.
+    EndpointDown = "endpoint_down",
 }
 
 impl std::fmt::Display for Reason {

@@ -1,51 +1,81 @@
-//! Does it accept a connection?
+//! Does it accept a connection, and answer as it should?
 
-use std::io;
-use std::net::SocketAddr;
-
-use tokio::net::{TcpStream, UnixStream};
+use floodway_judge::{Failure, Step};
 
 use crate::Target;
+use crate::pattern::shown;
+use crate::prober::Ready;
+use crate::wire::{Wire, connect, failure};
 
-/// Connects and closes in good order, without a byte: a server that logs aborted connections logs nothing.
-pub(crate) async fn probe(target: Target<'_>, port: Option<u16>) -> io::Result<()> {
-    match target {
-        Target::Socket(address) => {
-            TcpStream::connect(SocketAddr::new(address.ip(), port.unwrap_or(address.port()))).await.map(drop)
-        }
-        Target::Unix(path) => UnixStream::connect(path).await.map(drop),
+/// Connects, goes through the steps, and closes in good order. Without steps no byte is sent: a server that logs aborted
+/// connections logs nothing.
+pub(crate) async fn probe(check: &Ready, target: &Target<'_>, steps: &[Step]) -> Result<(), Failure> {
+    if let (true, None, Some(address)) = (steps.is_empty(), &check.connector, target.socket(check)) {
+        // Thousands may be asked just this: no more calls than it takes.
+        return connect(address).await.map(drop).map_err(|e| failure(&e));
     }
+    let mut wire = Wire::connect(check, target).await?;
+    let mut patterns = check.patterns.iter();
+    for step in steps {
+        match step {
+            Step::Send(bytes) => wire.send(bytes).await?,
+            Step::Expect(_) => {
+                let Some(pattern) = patterns.next() else { continue };
+                let end = loop {
+                    if let Some(end) = pattern.end_of_match(wire.read()) {
+                        break end;
+                    }
+                    if !wire.more().await? {
+                        return Err(Failure::Unexpected(format!("it answered `{}` and closed", shown(wire.read()))));
+                    }
+                };
+                wire.take(end).await?;
+            }
+        }
+    }
+    wire.close().await;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe as ask;
-    use floodway_judge::{Check, Failure, Outcome};
-    use std::time::Duration;
+    use crate::tests::{Server, ask, check};
+    use floodway_judge::{Outcome, Pattern, Protocol};
 
-    const CHECK: Check = Check::Tcp { port: None };
+    fn literal(text: &str) -> Step {
+        Step::Expect(Pattern::Literal(text.into()))
+    }
 
     #[tokio::test]
     async fn a_listener_passes_and_its_absence_is_refused() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = Target::Socket(listener.local_addr().unwrap());
-        assert_eq!(ask(&CHECK, target, Duration::from_secs(5)).await, Outcome::Pass);
-        drop(listener);
-        assert_eq!(ask(&CHECK, target, Duration::from_secs(5)).await, Outcome::Fail(Failure::Refused));
+        let server = Server::silent();
+        let address = server.address();
+        assert_eq!(ask(check(Protocol::Tcp(vec![])), address).await, Outcome::Pass);
+        drop(server);
+        assert_eq!(ask(check(Protocol::Tcp(vec![])), address).await, Outcome::Fail(Failure::Refused));
     }
 
     #[tokio::test]
     async fn another_port_can_be_asked() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let check = Check::Tcp { port: Some(listener.local_addr().unwrap().port()) };
-        let target = Target::Socket("127.0.0.1:1".parse().unwrap());
-        assert_eq!(ask(&check, target, Duration::from_secs(5)).await, Outcome::Pass);
+        let server = Server::silent();
+        let mut check = check(Protocol::Tcp(vec![]));
+        check.port = Some(server.address().port());
+        assert_eq!(ask(check, "127.0.0.1:1".parse().unwrap()).await, Outcome::Pass);
     }
 
     #[tokio::test]
-    async fn a_missing_unix_socket_is_unreachable() {
-        let outcome = ask(&CHECK, Target::Unix("/nonexistent/x.sock".as_ref()), Duration::from_secs(5)).await;
-        assert!(matches!(outcome, Outcome::Fail(Failure::Unreachable(_))), "{outcome:?}");
+    async fn steps_are_gone_through_in_their_order() {
+        let server = Server::says(&[b"220 hi\r\n", b"+PONG\r\n"]);
+        let steps = vec![
+            literal("220"),
+            Step::Send(b"PING\r\n".to_vec()),
+            Step::Expect(Pattern::Regex("^\\s*hi\\s+\\+P..G".into())),
+        ];
+        assert_eq!(ask(check(Protocol::Tcp(steps)), server.address()).await, Outcome::Pass);
+        let server = Server::says(&[b"500 no\r\n"]);
+        let outcome = ask(check(Protocol::Tcp(vec![literal("220")])), server.address()).await;
+        let wanted = "it answered `500 no\\r\\n` and closed";
+        assert_eq!(outcome, Outcome::Fail(Failure::Unexpected(wanted.into())));
     }
 }

@@ -5,9 +5,13 @@
 
 mod check;
 mod ejection;
+mod outcome;
 pub mod schedule;
 mod verdict;
 
-pub use check::{Check, Failure, Outcome};
+pub use check::{
+    Ask, Check, Dns, Galera, Http, Lag, Login, Mysql, Pattern, Postgres, Protocol, Redis, Role, Sentinel, Step, Tls,
+};
 pub use ejection::{Cause, EjectionRules, Ejector};
+pub use outcome::{Failure, Outcome};
 pub use verdict::{Judge, Rules, Verdict};

@@ -1,4 +1,7 @@
 //! Runs the checks of every pool on the control thread, and tells the pools what they say.
+//!
+//! An endpoint is asked once, however many pools want to know: what pools share is the probe, what each has of its own is the
+//! judgement. Workers ask nothing.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,139 +10,291 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use floodway_balance::{Admin, Health};
-use floodway_config::Address;
-use floodway_health::{Target, probe};
-use floodway_judge::{Judge, Outcome, Verdict, schedule};
+use floodway_config::{Address, Config, Drain};
+use floodway_flow::Reason;
+use floodway_health::{Place, Prober, Target};
+use floodway_judge::schedule::{self, Pace};
+use floodway_judge::{Ask, Failure, Judge, Outcome, Protocol, Verdict};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::drain::Drains;
+use crate::server::Workers;
 use crate::snapshot::Pool;
 use crate::tiers::fail_over;
-use crate::{Shared, Snapshot};
+use crate::{Shared, Snapshot, StartError};
 
-/// The task of each endpoint that is checked, by pool and address. It outlives a reload, and its judgement with it.
-pub(crate) struct Checks {
-    tasks: HashMap<(String, Address), Task>,
-    /// So many checks run at a time.
-    slots: Arc<Semaphore>,
-    shared: Arc<Shared>,
+/// Every question of a configuration, ready to be asked.
+pub(crate) type Probers = HashMap<Arc<Ask>, Arc<Prober>>;
+
+/// Makes every question of `config` ready.
+///
+/// # Errors
+/// If certificates cannot be read.
+pub(crate) fn prepare(config: &Config) -> Result<Probers, StartError> {
+    let mut probers = Probers::new();
+    for (pool, health) in config.pools.iter().filter_map(|p| p.health.as_ref().map(|h| (p, h))) {
+        if !probers.contains_key(&health.ask) {
+            let prober = Prober::new(&health.ask);
+            let prober =
+                prober.map_err(|error| StartError::Check { pool: pool.name.clone(), error: error.to_string() })?;
+            probers.insert(Arc::clone(&health.ask), Arc::new(prober));
+        }
+    }
+    Ok(probers)
 }
 
-struct Task {
-    /// Whom it checks: looked at anew before each check.
-    whom: Rc<RefCell<Whom>>,
+/// Which probe: pools that agree on all of it share it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    address: Address,
+    ask: Arc<Ask>,
+    timeout: Duration,
+    /// The names of the pool and the endpoint, where the question names them.
+    names: (String, String),
+}
+
+/// The probes under way. They outlive a reload, and their judgements with them.
+pub(crate) struct Checks {
+    probers: Probers,
+    probes: HashMap<Key, Probe>,
+    /// Numbers given to probes so far: each has a phase of its own.
+    numbers: u32,
+    desk: Rc<Desk>,
+}
+
+/// What all probes need.
+struct Desk {
+    shared: Arc<Shared>,
+    /// So many checks run at a time.
+    slots: Semaphore,
+    most: u32,
+    pace: RefCell<Pace>,
+    drains: Rc<RefCell<Drains>>,
+    workers: Workers,
+}
+
+struct Probe {
+    subject: Rc<RefCell<Subject>>,
     task: AbortHandle,
 }
 
-/// An endpoint of the snapshot of now.
-#[derive(Clone)]
-struct Whom {
-    pool: Arc<Pool>,
-    index: usize,
-}
-
-impl Drop for Task {
+impl Drop for Probe {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
+/// What is asked, and who wants to know: looked at anew before and after each check.
+struct Subject {
+    prober: Arc<Prober>,
+    watchers: Vec<Watcher>,
+}
+
+/// An endpoint of the snapshot of now.
+struct Watcher {
+    pool: Arc<Pool>,
+    index: usize,
+    judge: Judge,
+    /// Sessions that it had served and failed when this was last looked at.
+    tries: (u64, u64),
+}
+
 impl Checks {
-    /// No task yet; at most `at_once` checks will run together.
-    pub(crate) fn new(at_once: u32, shared: Arc<Shared>) -> Self {
-        Self { tasks: HashMap::new(), slots: Arc::new(Semaphore::new(at_once.max(1) as usize)), shared }
+    /// No probe yet; at most `most` checks will run together.
+    pub(crate) fn new(
+        probers: Probers,
+        most: u32,
+        shared: Arc<Shared>,
+        drains: Rc<RefCell<Drains>>,
+        workers: Workers,
+    ) -> Self {
+        let most = most.max(1);
+        let slots = Semaphore::new(most as usize);
+        let desk = Desk { shared, slots, most, pace: RefCell::new(Pace::new(u32::MAX)), drains, workers };
+        Self { probers, probes: HashMap::new(), numbers: 0, desk: Rc::new(desk) }
+    }
+
+    /// What is asked from the next snapshot on, and how many checks may begin in a time.
+    pub(crate) fn set(&mut self, probers: Probers, rate: (u32, Duration)) {
+        self.probers = probers;
+        self.set_rate(rate);
+    }
+
+    pub(crate) fn set_rate(&self, (count, per): (u32, Duration)) {
+        let seconds = u32::try_from(per.as_secs()).unwrap_or(u32::MAX).max(1);
+        self.desk.pace.borrow_mut().set_rate(count.div_ceil(seconds));
     }
 
     /// Checks nothing any more.
     pub(crate) fn stop(&mut self) {
-        self.tasks.clear();
+        self.probes.clear();
     }
 
-    /// Checks what `snapshot` names, and nothing else: tasks of endpoints that stay go on, with what they know.
+    /// Checks what `snapshot` names, and nothing else: who stays goes on with what is known of it.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
-        let mut before = std::mem::take(&mut self.tasks);
-        for pool in snapshot.pools.iter().filter(|p| p.health.is_some()) {
+        let mut judges = HashMap::new();
+        for (key, probe) in &self.probes {
+            for w in std::mem::take(&mut probe.subject.borrow_mut().watchers) {
+                judges.insert((w.pool.name.clone(), key.address.clone()), (Arc::clone(&key.ask), w.judge));
+            }
+        }
+        let mut before = std::mem::take(&mut self.probes);
+        for pool in &snapshot.pools {
+            let Some(health) = &pool.health else { continue };
+            let Some(prober) = self.probers.get(&health.ask).map(Arc::clone) else { continue };
             for index in (0..pool.endpoints.len()).filter(|&i| pool.balance.admin(i) != Admin::Disabled) {
-                let whom = Whom { pool: Arc::clone(pool), index };
-                let key = (pool.name.clone(), pool.endpoints[index].address.clone());
-                let task = match before.remove(&key) {
-                    Some(task) => {
-                        *task.whom.borrow_mut() = whom;
-                        task
+                let endpoint = &pool.endpoints[index];
+                let known = judges.remove(&(pool.name.clone(), endpoint.address.clone()));
+                let known = known.filter(|(ask, _)| *ask == health.ask || !health.ask.names_a_role());
+                let judge = known.map_or_else(|| Judge::new(health.rules), |(_, judge)| judge);
+                let watcher = Watcher { pool: Arc::clone(pool), index, judge, tries: endpoint.stats.tries() };
+                let key = key(pool, index, &health.ask, health.timeout);
+                if !self.probes.contains_key(&key) {
+                    let probe = before.remove(&key).unwrap_or_else(|| self.begin(&key, &prober));
+                    probe.subject.borrow_mut().prober = Arc::clone(&prober);
+                    self.probes.insert(key.clone(), probe);
+                }
+                if let Some(probe) = self.probes.get(&key) {
+                    probe.subject.borrow_mut().watchers.push(watcher);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, key: &Key, prober: &Arc<Prober>) -> Probe {
+        let subject = Rc::new(RefCell::new(Subject { prober: Arc::clone(prober), watchers: Vec::new() }));
+        self.numbers = self.numbers.wrapping_add(1);
+        let watch = watch(key.clone(), self.numbers, Rc::clone(&subject), Rc::clone(&self.desk));
+        Probe { subject, task: tokio::task::spawn_local(watch).abort_handle() }
+    }
+}
+
+fn key(pool: &Pool, index: usize, ask: &Arc<Ask>, timeout: Duration) -> Key {
+    let endpoint = &pool.endpoints[index];
+    let is_named = ask.checks().any(|check| matches!(check.protocol, Protocol::Exec { .. }));
+    let names = if is_named { (pool.name.clone(), endpoint.name.clone()) } else { Default::default() };
+    Key { address: endpoint.address.clone(), ask: Arc::clone(ask), timeout, names }
+}
+
+/// Asks for ever.
+async fn watch(key: Key, number: u32, subject: Rc<RefCell<Subject>>, desk: Rc<Desk>) {
+    let place = match &key.address {
+        Address::Socket(address) => Place::Socket(*address),
+        Address::Unix(path) => Place::Unix(path),
+    };
+    let target = Target { place, name: &key.names.1, pool: &key.names.0 };
+    let files = u32::try_from(key.ask.checks().count()).unwrap_or(u32::MAX).clamp(1, desk.most);
+    loop {
+        if !subject.borrow_mut().is_trusted() {
+            let wait = desk.pace.borrow_mut().wait(desk.shared.now());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let Ok(slot) = desk.slots.acquire_many(files).await else { return };
+            let prober = Arc::clone(&subject.borrow().prober);
+            let begin = Instant::now();
+            let outcome = prober.ask(&target, key.timeout).await;
+            drop(slot);
+            subject.borrow_mut().observe(&outcome, begin.elapsed(), &desk);
+        }
+        let (every, is_soon) = subject.borrow().distance();
+        let wait = if is_soon { every } else { schedule::next(number, every, desk.shared.now()) };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+impl Subject {
+    /// Whether sessions since the last look are proof enough: some were served, and none failed.
+    fn is_trusted(&mut self) -> bool {
+        let mut is_trusted = !self.watchers.is_empty();
+        for w in &mut self.watchers {
+            let trusts = w.pool.health.as_ref().is_some_and(|h| h.trust_traffic);
+            let before = std::mem::replace(&mut w.tries, w.pool.endpoints[w.index].stats.tries());
+            let has_served = w.tries.0 > before.0 && w.tries.1 == before.1;
+            is_trusted &= trusts && has_served && w.judge.verdict() == Verdict::Up && !w.judge.is_wavering();
+        }
+        is_trusted
+    }
+
+    /// How long until the next check, and whether that is from now on and not by the probe's phase: a verdict may be changing.
+    fn distance(&self) -> (Duration, bool) {
+        let healths = || self.watchers.iter().filter_map(|w| w.pool.health.as_ref().map(|h| (h, &w.judge)));
+        let every = healths().map(|(h, _)| h.every).min().unwrap_or(Duration::from_secs(1));
+        let fast = healths().filter(|(_, judge)| judge.is_wavering()).map(|(h, _)| h.fast_every).min();
+        match fast.filter(|&fast| fast < every) {
+            Some(fast) => (fast, true),
+            None => (every, false),
+        }
+    }
+
+    fn observe(&mut self, outcome: &Outcome, took: Duration, desk: &Desk) {
+        let now = desk.shared.now();
+        for w in &mut self.watchers {
+            let Some(health) = &w.pool.health else { continue };
+            w.pool.endpoints[w.index].stats.note_check(outcome);
+            w.pool.check_times.of(0).add(took);
+            w.judge.set_rules(health.rules);
+            match (w.judge.observe(outcome, now), outcome) {
+                (Some(verdict), _) => {
+                    desk.tell(&w.pool, w.index, verdict, outcome, now);
+                    fail_over(&desk.shared, &w.pool);
+                }
+                // It was in doubt, and is what it was.
+                (None, Outcome::Pass) if w.judge.verdict() == Verdict::Up => {
+                    if w.pool.balance.health(w.index) == Health::Unknown {
+                        w.pool.balance.set_health(w.index, Health::Up, now);
+                        fail_over(&desk.shared, &w.pool);
                     }
-                    None => {
-                        let whom = Rc::new(RefCell::new(whom));
-                        let watch = watch(Rc::clone(&whom), Arc::clone(&self.slots), Arc::clone(&self.shared));
-                        Task { whom, task: tokio::task::spawn_local(watch).abort_handle() }
-                    }
-                };
-                self.tasks.insert(key, task);
+                }
+                // Silence says nothing; anything else may come from a server that was restarted in another role.
+                (None, Outcome::Fail(Failure::Timeout) | Outcome::Pass) => {}
+                (None, Outcome::Fail(_)) => w.pool.balance.doubt(w.index),
             }
         }
     }
 }
 
-async fn watch(whom: Rc<RefCell<Whom>>, slots: Arc<Semaphore>, shared: Arc<Shared>) {
-    let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let start = Instant::now();
-    let mut judge: Option<Judge> = None;
-    loop {
-        let Ok(slot) = slots.acquire().await else { return };
-        let Whom { pool, index } = whom.borrow().clone();
-        let Some(health) = &pool.health else { return };
-        let begin = Instant::now();
-        let outcome = probe(&health.check, target(&pool.endpoints[index].address), health.timeout).await;
-        drop(slot);
-        // The configuration may have changed meanwhile: the verdict is the endpoint's, wherever it stands now.
-        let Whom { pool, index } = whom.borrow().clone();
-        let Some(health) = &pool.health else { return };
-        pool.endpoints[index].stats.note_check(&outcome);
-        pool.check_times.of(0).add(begin.elapsed());
-        let judge = judge.get_or_insert_with(|| Judge::new(health.rules));
-        judge.set_rules(health.rules);
-        if let Some(verdict) = judge.observe(&outcome) {
-            tell(&pool, index, verdict, &outcome, shared.now());
-            fail_over(&shared, &pool);
-        }
-        let wait = if judge.is_wavering() && health.fast_every < health.every {
-            health.fast_every
-        } else {
-            schedule::next(small(index), small(pool.endpoints.len()), health.every, start.elapsed())
+impl Desk {
+    fn tell(&self, pool: &Arc<Pool>, index: usize, verdict: Verdict, outcome: &Outcome, now: Duration) {
+        let health = match verdict {
+            Verdict::Up => Health::Up,
+            Verdict::Down => Health::Down,
+            Verdict::Unknown => return,
         };
-        drop(pool);
-        tokio::time::sleep(wait).await;
+        let endpoint = &pool.endpoints[index];
+        let had_none = pool.balance.none_fit();
+        pool.balance.set_health(index, health, now);
+        if health == Health::Up {
+            // It fell, and answers again: what traffic had seen of it is past.
+            endpoint.stats.forget_failures();
+            pool.balance.set_ejected(index, false, now);
+        }
+        endpoint.stats.note_verdict(outcome);
+        match health {
+            Health::Up => tracing::info!(pool = pool.name, endpoint = endpoint.name, "endpoint is up"),
+            _ => tracing::warn!(pool = pool.name, endpoint = endpoint.name, reason = %outcome, "endpoint is down"),
+        }
+        match (had_none, pool.balance.none_fit()) {
+            (false, true) => tracing::error!(pool = pool.name, "no endpoint is fit: `when_none_fit` decides"),
+            (true, false) => tracing::info!(pool = pool.name, "an endpoint is fit again"),
+            _ => {}
+        }
+        self.close_sessions(pool, index, health);
     }
-}
 
-fn target(address: &Address) -> Target<'_> {
-    match address {
-        Address::Socket(address) => Target::Socket(*address),
-        Address::Unix(path) => Target::Unix(path),
-    }
-}
-
-fn tell(pool: &Pool, index: usize, verdict: Verdict, outcome: &Outcome, now: Duration) {
-    let health = match verdict {
-        Verdict::Up => Health::Up,
-        Verdict::Down => Health::Down,
-        Verdict::Unknown => return,
-    };
-    let endpoint = &pool.endpoints[index];
-    let had_none = pool.balance.none_fit();
-    pool.balance.set_health(index, health, now);
-    if health == Health::Up {
-        // It fell, and answers again: what traffic had seen of it is past.
-        endpoint.stats.forget_failures();
-        pool.balance.set_ejected(index, false, now);
-    }
-    endpoint.stats.note_verdict(outcome);
-    match health {
-        Health::Up => tracing::info!(pool = pool.name, endpoint = endpoint.name, "endpoint is up"),
-        _ => tracing::warn!(pool = pool.name, endpoint = endpoint.name, reason = %outcome, "endpoint is down"),
-    }
-    match (had_none, pool.balance.none_fit()) {
-        (false, true) => tracing::error!(pool = pool.name, "no endpoint is fit: `when_none_fit` decides"),
-        (true, false) => tracing::info!(pool = pool.name, "an endpoint is fit again"),
-        _ => {}
+    /// Sessions of an endpoint that fell leave at the pace of `drain.close_rate`, or at once, where the pool wants it.
+    fn close_sessions(&self, pool: &Pool, index: usize, health: Health) {
+        if !pool.on_down_close || pool.balance.admin(index) != Admin::Enabled {
+            return;
+        }
+        let mut drains = self.drains.borrow_mut();
+        match health {
+            Health::Down => {
+                let timeout = if pool.drain.close_rate.is_some() { pool.drain.timeout } else { Duration::ZERO };
+                drains.begin(pool, index, Drain { timeout, ..pool.drain }, Reason::EndpointDown, &self.workers);
+            }
+            _ => drains.call_off(&pool.endpoints[index].stats),
+        }
     }
 }

@@ -175,6 +175,9 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
         _ => Failure::Unreachable,
     };
     session.endpoint_failed(context, index, why);
+    if why == Failure::Refused {
+        session.pool().balance.doubt(index);
+    }
     let words = match why {
         Failure::Timeout => "connect timed out".to_owned(),
         _ => error.to_string(),

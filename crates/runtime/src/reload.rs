@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use floodway_balance::Admin;
+use floodway_balance::{Admin, Health};
 use floodway_config::{Config, ObjectKind};
 use floodway_flow::Reason;
 use floodway_net::Inherited;
@@ -97,11 +97,13 @@ impl Running {
         if count > self.shared.lanes {
             return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
         }
+        let probers = crate::checks::prepare(&config)?;
         let prepared = self.doors.prepare(&config, count, &mut Inherited::default())?;
         self.grow_workers(count)?;
         let fates = self.preview(&config).await;
         let old = self.shared.snapshot();
         self.config = config;
+        self.checks.set(probers, self.config.runtime.checks);
         let new = self.swap(&old);
         let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
         self.shared.permits.set_limit(self.budget.sessions.min(most));
@@ -143,7 +145,7 @@ impl Running {
             for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
                 // Sessions that are still choosing in the old pool do not choose it any more.
                 pool.balance.withdraw(i);
-                self.drains.begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
+                self.drains.borrow_mut().begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
@@ -151,7 +153,7 @@ impl Running {
             let drain = old.pools.get(gone.forward.0).map(|p| p.drain);
             if let Some(drain) = drain {
                 let leaving = Leaving::Listener(gone.name.clone(), new.generation);
-                self.drains.begin_listener(leaving, drain, Reason::EndpointRemoved, &self.workers);
+                self.drains.borrow_mut().begin_listener(leaving, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
     }
@@ -162,20 +164,22 @@ impl Running {
         for listener in &snapshot.listeners {
             if let Some(pool) = snapshot.pools.get(listener.forward.0) {
                 let leaving = Leaving::Listener(listener.name.clone(), snapshot.generation + 1);
-                self.drains.begin_listener(leaving, pool.drain, Reason::Shutdown, &self.workers);
+                self.drains.borrow_mut().begin_listener(leaving, pool.drain, Reason::Shutdown, &self.workers);
             }
         }
     }
 
     /// Sessions of endpoints that are drained or disabled leave; those of enabled ones may stay.
     pub(crate) fn drain_what_is_withheld(&mut self) {
-        self.drains.tidy();
+        let mut drains = self.drains.borrow_mut();
+        drains.tidy();
         for pool in &self.shared.snapshot().pools {
             for (i, endpoint) in pool.endpoints.iter().enumerate() {
                 match pool.balance.admin(i) {
-                    Admin::Enabled => self.drains.call_off(&endpoint.stats),
+                    Admin::Enabled if pool.on_down_close && pool.balance.health(i) == Health::Down => {}
+                    Admin::Enabled => drains.call_off(&endpoint.stats),
                     Admin::Drain | Admin::Disabled => {
-                        self.drains.begin(pool, i, pool.drain, Reason::Drained, &self.workers);
+                        drains.begin(pool, i, pool.drain, Reason::Drained, &self.workers);
                     }
                 }
             }

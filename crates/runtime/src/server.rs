@@ -39,6 +39,14 @@ pub enum StartError {
         /// Who must act.
         error: BindError,
     },
+    /// A check cannot be made ready.
+    #[error("the checks of pool `{pool}`: {error}")]
+    Check {
+        /// The pool's name.
+        pool: String,
+        /// What is missing.
+        error: String,
+    },
     /// The limit of open files carries no session.
     #[error("the limit of {0} open files leaves room for no session: raise `ulimit -n` (LimitNOFILE= in systemd)")]
     NoRoom(u64),
@@ -85,6 +93,7 @@ impl Server {
         log: Arc<dyn SessionLog>,
         by_hand: AllByHand,
     ) -> Result<Running, StartError> {
+        let probers = crate::checks::prepare(&self.config)?;
         let budget = self.budget();
         if budget.sessions == 0 {
             return Err(StartError::NoRoom(self.open_files));
@@ -115,8 +124,12 @@ impl Server {
             true => floodway_net::allowed_cores().map_err(StartError::Thread)?,
             false => Vec::new(),
         };
+        let workers: Workers = Rc::new(RefCell::new(Vec::new()));
+        let drains = Rc::new(RefCell::new(Drains::default()));
+        let checks = Checks::new(probers, budget.probes, Arc::clone(&shared), Rc::clone(&drains), Rc::clone(&workers));
+        checks.set_rate(self.config.runtime.checks);
         let mut running = Running {
-            workers: Rc::new(RefCell::new(Vec::new())),
+            workers,
             start_worker: Box::new(move |start| {
                 let handler = handler.clone();
                 let thread = std::thread::Builder::new().name(format!("worker-{}", start.worker));
@@ -125,8 +138,8 @@ impl Server {
             pinned_to,
             doors: Doors::default(),
             prepared: self.prepared,
-            checks: Checks::new(budget.probes, Arc::clone(&shared)),
-            drains: Drains::default(),
+            checks,
+            drains,
             budget,
             config: self.config,
             by_hand,
@@ -184,7 +197,7 @@ pub struct Running {
     /// What was bound at the start, until the doors are opened.
     prepared: Prepared,
     pub(crate) checks: Checks,
-    pub(crate) drains: Drains,
+    pub(crate) drains: Rc<RefCell<Drains>>,
     pub(crate) budget: Budget,
     pub(crate) config: Arc<Config>,
     pub(crate) by_hand: AllByHand,

@@ -98,6 +98,8 @@ pub struct Pool {
     /// How long checks took: passes and failures together.
     pub(crate) check_times: Arc<Lanes<Connects>>,
     pub(crate) drain: Drain,
+    /// Whether sessions of an endpoint that its checks take out are ended.
+    pub(crate) on_down_close: bool,
     /// What a flow is known by, where the algorithm pins it.
     pub(crate) key: FlowKey,
     pub(crate) failback: Failback,

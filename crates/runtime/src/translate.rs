@@ -104,11 +104,16 @@ impl Making<'_> {
         let places: HashMap<_, _> =
             old.map(|o| o.endpoints.iter().enumerate().map(|(i, e)| (&e.address, i)).collect()).unwrap_or_default();
         let survivors: Vec<Option<usize>> = p.endpoints.iter().map(|e| places.get(&e.address).copied()).collect();
+        // A verdict on another question does not tell the role that is asked for now.
+        let is_known = |o: &Pool| match (&p.health, &o.health) {
+            (Some(new), Some(old)) => new.ask == old.ask || !p.needs_role,
+            _ => true,
+        };
         let by_hand = |e: &config::Endpoint| self.by_hand.get(&(p.name.clone(), e.address.to_string()));
         let spec = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
             let hand = by_hand(e);
             let admin = hand.and_then(|h| h.state).unwrap_or(e.state);
-            let before = old.zip(*survivor).map(|(o, i)| o.balance.health(i));
+            let before = old.zip(*survivor).filter(|(o, _)| is_known(o)).map(|(o, i)| o.balance.health(i));
             let health = match (&p.health, admin) {
                 (None, _) | (_, Admin::Disabled) => Health::Unchecked,
                 _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
@@ -121,6 +126,7 @@ impl Making<'_> {
             endpoints: p.endpoints.iter().zip(&survivors).map(spec).collect(),
             max_sessions: p.max_sessions,
             try_all_when_none_fit: p.when_none_fit == NoneFit::TryAll,
+            needs_verdict: p.needs_role,
             tiers: p.tiers,
             slow_start: p.slow_start,
         };
@@ -146,6 +152,7 @@ impl Making<'_> {
             connects: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.connects)),
             check_times: old.map_or_else(|| Arc::new(Lanes::new(1)), |o| Arc::clone(&o.check_times)),
             drain: p.drain,
+            on_down_close: p.on_down_close,
             key: p.key,
             failback: p.failback,
             ejection: p.ejection,

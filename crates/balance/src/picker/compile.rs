@@ -25,7 +25,7 @@ impl Picker {
     fn compile(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.groups = self.groups_of(&[Fitness::Fit]);
-        if self.groups.is_empty() {
+        if self.groups.is_empty() && self.pool.takes_unknown() {
             self.groups = self.groups_of(&[Fitness::Unknown]);
         }
         if self.groups.is_empty() && self.pool.tries_all() {

@@ -82,6 +82,26 @@ fn unknown_serves_only_where_none_is_fit_and_unfit_only_by_choice() {
     }
 }
 
+/// Where a role is asked for, who has not told it gets nothing, nor who may have been restarted since.
+#[test]
+fn without_a_verdict_nobody_is_chosen_where_one_is_needed() {
+    let endpoints = named(vec![endpoint(1, None, Health::Unknown), endpoint(1, None, Health::Up)]);
+    for (needs_verdict, after_doubt) in [(true, Err(Refusal::NoneFit)), (false, Ok(1))] {
+        let pool =
+            Arc::new(Pool::new(&PoolSpec { endpoints: endpoints.clone(), needs_verdict, ..PoolSpec::default() }));
+        let mut picker = Picker::new(Arc::clone(&pool));
+        assert_eq!(picked(&mut picker, &Tried::default()), Ok(1));
+        pool.doubt(1);
+        assert_eq!(picked(&mut picker, &Tried::default()), after_doubt);
+        assert_eq!(pool.none_fit(), needs_verdict);
+        pool.set_health(1, Health::Up, NOW);
+        assert_eq!(picked(&mut picker, &Tried::default()), Ok(1));
+        pool.set_health(1, Health::Down, NOW);
+        pool.doubt(1);
+        assert_eq!(pool.health(1), Health::Down, "what is known to be down is in no doubt");
+    }
+}
+
 #[test]
 fn try_all_spares_what_the_operator_withheld() {
     let mut endpoints = vec![endpoint(1, None, Health::Down); 3];

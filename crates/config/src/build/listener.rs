@@ -115,7 +115,7 @@ impl Builder<'_> {
             );
         }
         let interface = node.string("interface");
-        let clashes = |t: &&Taken| matches!(&t.place, Place::Tcp(other, on) if other.overlaps(&address) && may_meet(on.as_ref(), interface.as_ref()));
+        let clashes = |t: &&Taken| matches!(&t.place, Place::Tcp(other, on) if (other.overlaps(&address) || *other == address) && may_meet(on.as_ref(), interface.as_ref()));
         if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(clashes) {
             let place = self.sources.place(*first);
             let message = format!("`{address}` is taken by listener `{name}` already");

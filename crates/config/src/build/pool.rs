@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use floodway_balance::Admin;
-use floodway_judge::{Check, Rules};
 
 use super::Builder;
 use super::balance::{build_ejection, build_slow_start, build_sticky};
 use crate::tree::{Node, Origin, Value, Word};
-use crate::{Address, Drain, Endpoint, Health, NoneFit, Pool, PoolId, address, scalar};
+use crate::{Address, Drain, Endpoint, NoneFit, Pool, PoolId, address, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_pools(&mut self) -> Vec<Pool> {
@@ -22,6 +21,7 @@ impl Builder<'_> {
         let per_endpoint = limits.and_then(|l| l.integer("per_endpoint"));
         let mut endpoints = self.build_endpoints(word, node, per_endpoint);
         let health = node.get("health").and_then(|n| self.build_health(n));
+        let names_a_role = health.as_ref().is_some_and(|h| h.ask.names_a_role());
         let retries = node.integer("retries").unwrap_or(2);
         let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
         self.warn_of_idle_words(node, endpoints.len(), retries, may_be_unfit);
@@ -40,7 +40,9 @@ impl Builder<'_> {
             ejection: build_ejection(node).filter(|_| endpoints.len() > 1),
             endpoints,
             health,
-            when_none_fit: self.build_none_fit(node),
+            when_none_fit: self.build_none_fit(node, names_a_role),
+            needs_role: names_a_role,
+            on_down_close: node.get("on_down").and_then(Node::text) == Some("close"),
             max_sessions: limits.and_then(|l| l.integer("sessions")),
             queue,
             connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
@@ -104,38 +106,20 @@ impl Builder<'_> {
         })
     }
 
-    fn build_health(&mut self, node: &Node) -> Option<Health> {
-        let checks = node.get("check")?;
-        if let Some(second) = checks.items().get(1) {
-            self.error(second.span, "several checks are not in this version", "not served yet", "give one check");
-        }
-        let (every, timeout) = (node.duration("every")?, node.duration("timeout")?);
-        let fast_every = node.duration("fast_every").unwrap_or(every);
-        if fast_every > every {
-            let span = node.get("fast_every").map_or(node.span, |n| n.span);
-            self.error(
-                span,
-                "`fast_every` is slower than `every`",
-                "longer than `every`",
-                "make it shorter, or take it out",
-            );
-        }
-        let check = checks.items().first()?;
-        let (_, tcp) = check.entries().first().map(|(word, value)| (word.text.as_str(), value))?;
-        let port = tcp.integer("port").and_then(|n| u16::try_from(n).ok());
-        Some(Health {
-            check: Check::Tcp { port },
-            every,
-            fast_every,
-            timeout,
-            rules: Rules { rise: node.integer("rise")?, fall: node.integer("fall")? },
-        })
-    }
-
-    fn build_none_fit(&mut self, node: &Node) -> NoneFit {
+    fn build_none_fit(&mut self, node: &Node, names_a_role: bool) -> NoneFit {
         match chosen(node, "when_none_fit") {
             Some(("refuse", _)) => NoneFit::Refuse,
             Some(("pool", name)) => self.pool(name).map_or(NoneFit::Refuse, NoneFit::Pool),
+            Some(("try_all", at)) if names_a_role => {
+                self.warn(
+                    at.span,
+                    "`try_all` sends sessions to endpoints that are not in the role that the check names",
+                    "writes may reach a replica",
+                    "let it `refuse`, or name another pool",
+                );
+                NoneFit::TryAll
+            }
+            None if names_a_role => NoneFit::Refuse,
             _ => NoneFit::TryAll,
         }
     }

@@ -142,6 +142,10 @@ impl Builder<'_> {
             cpu_affinity: node.is_some_and(|n| n.is_on("cpu_affinity")),
             fd_store: node.is_some_and(|n| n.is_on("fd_store")),
             max_sessions: node.and_then(|n| n.integer("max_sessions")),
+            checks: node
+                .and_then(|n| n.get("checks"))
+                .and_then(|n| scalar::rate(n.text()?).ok())
+                .unwrap_or((10_000, Duration::from_secs(1))),
             drain_delay: node.and_then(|n| n.duration("drain_delay")).unwrap_or(Duration::ZERO),
             drain_timeout: node.and_then(|n| n.duration("drain_timeout")).unwrap_or(Duration::from_secs(30)),
             user: node.and_then(|n| n.string("user")),

@@ -1,0 +1,210 @@
+//! Real servers from Debian, each in a folder of its own, on a free port; ended with the test.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{connect, free_port, wait_for, wait_until};
+
+/// A server process in a folder of its own.
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Ends it by force.
+    ///
+    /// # Panics
+    /// If it is not ours to end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it runs");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a program said that must have succeeded.
+///
+/// # Panics
+/// With what it said, if it has not.
+#[must_use]
+pub fn finished(what: &str, output: &Output) -> String {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{what}: {}\n{text}", output.status);
+    text
+}
+
+/// A Redis without persistence, with more `options`.
+///
+/// # Panics
+/// If it does not answer.
+#[must_use]
+pub fn redis(options: &[&str]) -> Server {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(options);
+    let child = command
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server: ./scripts/test installs it");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("redis", Duration::from_secs(20), || connect(address).ok());
+    Server { child, address, folder }
+}
+
+/// A program of PostgreSQL, which Debian keeps out of the path.
+fn postgres_program(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql: ./scripts/test installs it");
+    let program = |entry: std::fs::DirEntry| entry.path().join("bin").join(name);
+    versions.flatten().map(program).find(|p| p.exists()).expect("a version of postgresql")
+}
+
+/// PostgreSQL refuses to run as root; then it runs as its own user.
+fn as_postgres(program: &str) -> Command {
+    let path = postgres_program(program);
+    if !nix::unistd::Uid::effective().is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(path);
+    command
+}
+
+/// A folder that PostgreSQL's user may write into.
+fn postgres_folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    if let Ok(Some(user)) = nix::unistd::User::from_name("postgres") {
+        let _ = nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid));
+    }
+    folder
+}
+
+/// A PostgreSQL that trusts everybody on loopback, with the tables of pgbench.
+///
+/// # Panics
+/// If it does not answer.
+#[must_use]
+pub fn postgres() -> Server {
+    let folder = postgres_folder();
+    let data = folder.path().join("data");
+    let made = as_postgres("initdb")
+        .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
+        .arg(&data)
+        .current_dir(folder.path())
+        .output();
+    let _ = finished("initdb", &made.expect("it runs"));
+    let server = run_postgres(folder);
+    let filled = pgbench(server.address).args(["-i", "-q", "-s", "1"]).output().expect("it runs");
+    let _ = finished("pgbench -i", &filled);
+    server
+}
+
+/// Runs what is in `folder`.
+fn run_postgres(folder: TempDir) -> Server {
+    let port = free_port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let child = postgres_process(&folder, port);
+    let server = Server { child, address, folder };
+    server.wait_until_it_answers();
+    server
+}
+
+fn postgres_process(folder: &TempDir, port: u16) -> Child {
+    let mut command = as_postgres("postgres");
+    command.arg("-D").arg(folder.path().join("data")).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+    command.args(["-c", "fsync=off", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
+    command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs")
+}
+
+impl Server {
+    fn wait_until_it_answers(&self) {
+        let answers = || {
+            let mut command = Command::new(postgres_program("pg_isready"));
+            command
+                .args(["-q", "-h", "127.0.0.1", "-p", &self.address.port().to_string()])
+                .status()
+                .expect("it runs")
+                .success()
+        };
+        wait_until(|| "postgres to answer".into(), Duration::from_secs(60), answers);
+    }
+
+    /// A replica of this PostgreSQL, that streams from it.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn replica(&self) -> Self {
+        let folder = postgres_folder();
+        let mut command = as_postgres("pg_basebackup");
+        command.args(["-h", "127.0.0.1", "-p", &self.address.port().to_string(), "-U", "postgres"]);
+        command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(folder.path().join("data"));
+        let _ = finished("pg_basebackup", &command.current_dir(folder.path()).output().expect("it runs"));
+        run_postgres(folder)
+    }
+
+    /// A command of pg_ctl for this PostgreSQL, waited for.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn pg_ctl(&self, words: &[&str]) {
+        let mut command = as_postgres("pg_ctl");
+        command.args(words).arg("-w").arg("-D").arg(self.folder.path().join("data"));
+        let _ = finished("pg_ctl", &command.current_dir(self.folder.path()).output().expect("it runs"));
+    }
+
+    /// Stopped in good order, and started again as a replica of `primary`.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn follow(&mut self, primary: &Self) {
+        self.child.wait().expect("it was stopped");
+        let data = self.folder.path().join("data");
+        let port = primary.address.port();
+        let line = format!("primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n");
+        std::fs::write(data.join("postgresql.auto.conf"), line).expect("it runs");
+        std::fs::write(data.join("standby.signal"), "").expect("it runs");
+        self.child = postgres_process(&self.folder, self.address.port());
+        self.wait_until_it_answers();
+    }
+}
+
+/// Runs `sql` at `address` and gives what it says, or why it failed.
+///
+/// # Errors
+/// What psql said.
+pub fn psql(address: SocketAddr, sql: &str) -> Result<String, String> {
+    let mut command = Command::new(postgres_program("psql"));
+    command.args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-U", "postgres", "-d", "postgres"]);
+    command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql]).env("PGCONNECT_TIMEOUT", "2");
+    let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// pgbench, told where to go.
+#[must_use]
+pub fn pgbench(address: SocketAddr) -> Command {
+    let mut command = Command::new(postgres_program("pgbench"));
+    command.args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-U", "postgres"]);
+    command.env("PGDATABASE", "postgres");
+    command
+}
