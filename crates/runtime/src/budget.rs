@@ -6,8 +6,8 @@ const MOST_PIPES: u64 = 192;
 const PROCESS: u64 = 48;
 /// Event loop and wake-up of a worker, and some to spare.
 const WORKER: u64 = 6;
-/// Checks that run at a time: at least so many, and a twentieth of the open files.
-const LEAST_PROBES: u64 = 64;
+/// Files of checks: at least so many, and a twentieth of the open files.
+const LEAST_PROBES: u64 = 128;
 
 /// How the process divides the files that it may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Budget {
     pub sessions: u32,
     /// Pipes for splice: two files each.
     pub pipes: u32,
-    /// Checks that run at a time: a file each.
+    /// Files that checks may have open: two each.
     pub probes: u32,
 }
 
@@ -25,7 +25,7 @@ impl Budget {
     /// endpoints, pipes, and sessions. No sessions at all if there is not enough.
     #[must_use]
     pub fn new(open_files: u64, workers: u64, listening: u64, checked: u64) -> Self {
-        let probes = checked.min(LEAST_PROBES.max(open_files / 20));
+        let probes = (checked * 2).min(LEAST_PROBES.max(open_files / 20));
         let left = open_files.saturating_sub(PROCESS + WORKER * workers + listening + probes);
         let pipes = (left / 16).min(MOST_PIPES);
         let sessions = (left - 2 * pipes) / 2;
@@ -47,7 +47,7 @@ mod tests {
             let all = u64::from(b.sessions) * 2 + u64::from(b.pipes) * 2 + u64::from(b.probes);
             assert!(all + PROCESS + WORKER * workers + listening <= files, "{b:?} of {files}");
         }
-        assert_eq!(Budget::new(20, 1, 1, 1), Budget { sessions: 0, pipes: 0, probes: 1 });
+        assert_eq!(Budget::new(20, 1, 1, 1), Budget { sessions: 0, pipes: 0, probes: 2 });
         assert_eq!(Budget::new(20_000, 2, 2, 0).pipes, 192);
         assert!(Budget::new(512, 4, 4, 3).sessions > 150);
     }

@@ -66,7 +66,7 @@ pub(crate) struct Checks {
 /// What all probes need.
 struct Desk {
     shared: Arc<Shared>,
-    /// So many checks run at a time.
+    /// The files that checks may have open.
     slots: Semaphore,
     most: u32,
     pace: RefCell<Pace>,
@@ -101,7 +101,7 @@ struct Watcher {
 }
 
 impl Checks {
-    /// No probe yet; at most `most` checks will run together.
+    /// No probe yet; checks will have at most `most` files open.
     pub(crate) fn new(
         probers: Probers,
         most: u32,
@@ -184,7 +184,8 @@ async fn watch(key: Key, number: u32, subject: Rc<RefCell<Subject>>, desk: Rc<De
         Address::Unix(path) => Place::Unix(path),
     };
     let target = Target { place, name: &key.names.1, pool: &key.names.0 };
-    let files = u32::try_from(key.ask.checks().count()).unwrap_or(u32::MAX).clamp(1, desk.most);
+    // Two connections a check, where the first is not answered.
+    let files = u32::try_from(key.ask.checks().count() * 2).unwrap_or(u32::MAX).clamp(1, desk.most);
     loop {
         if !subject.borrow_mut().is_trusted() {
             let wait = desk.pace.borrow_mut().wait(desk.shared.now());
