@@ -66,10 +66,13 @@ impl Server {
         let data = format!("--datadir={}", folder.path().join("data").display());
         let mut install = as_mysql("mariadb-install-db");
         install.args(["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        // Two that are installed at one time would meet in the common folder of temporary tables.
+        install.env("TMPDIR", folder.path());
         finished(&install.current_dir(folder.path()).output().expect("mariadb-install-db")).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let log = std::fs::File::create(folder.path().join("output")).unwrap();
         let mut command = as_mysql("/usr/sbin/mariadbd");
+        command.env("TMPDIR", folder.path());
         command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--skip-name-resolve"]);
         command.args(["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"]);
         command
