@@ -39,7 +39,6 @@ impl Drop for Server {
 ///
 /// # Panics
 /// With what it said, if it has not.
-#[must_use]
 pub fn finished(what: &str, output: &Output) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{what}: {}\n{text}", output.status);
@@ -69,14 +68,19 @@ pub fn redis(options: &[&str]) -> Server {
 }
 
 /// A program of PostgreSQL, which Debian keeps out of the path.
-fn postgres_program(name: &str) -> PathBuf {
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn postgres_program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql: ./scripts/test installs it");
     let program = |entry: std::fs::DirEntry| entry.path().join("bin").join(name);
     versions.flatten().map(program).find(|p| p.exists()).expect("a version of postgresql")
 }
 
 /// PostgreSQL refuses to run as root; then it runs as its own user.
-fn as_postgres(program: &str) -> Command {
+#[must_use]
+pub fn as_postgres(program: &str) -> Command {
     let path = postgres_program(program);
     if !nix::unistd::Uid::effective().is_root() {
         return Command::new(path);
@@ -108,10 +112,10 @@ pub fn postgres() -> Server {
         .arg(&data)
         .current_dir(folder.path())
         .output();
-    let _ = finished("initdb", &made.expect("it runs"));
+    finished("initdb", &made.expect("it runs"));
     let server = run_postgres(folder);
     let filled = pgbench(server.address).args(["-i", "-q", "-s", "1"]).output().expect("it runs");
-    let _ = finished("pgbench -i", &filled);
+    finished("pgbench -i", &filled);
     server
 }
 
@@ -155,7 +159,7 @@ impl Server {
         let mut command = as_postgres("pg_basebackup");
         command.args(["-h", "127.0.0.1", "-p", &self.address.port().to_string(), "-U", "postgres"]);
         command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(folder.path().join("data"));
-        let _ = finished("pg_basebackup", &command.current_dir(folder.path()).output().expect("it runs"));
+        finished("pg_basebackup", &command.current_dir(folder.path()).output().expect("it runs"));
         run_postgres(folder)
     }
 
@@ -166,7 +170,7 @@ impl Server {
     pub fn pg_ctl(&self, words: &[&str]) {
         let mut command = as_postgres("pg_ctl");
         command.args(words).arg("-w").arg("-D").arg(self.folder.path().join("data"));
-        let _ = finished("pg_ctl", &command.current_dir(self.folder.path()).output().expect("it runs"));
+        finished("pg_ctl", &command.current_dir(self.folder.path()).output().expect("it runs"));
     }
 
     /// Stopped in good order, and started again as a replica of `primary`.

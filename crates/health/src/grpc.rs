@@ -65,7 +65,7 @@ async fn judge(response: Response<Incoming>, service: &str) -> Result<(), Failur
     while let Some(frame) = body.frame().await {
         match frame.map_err(|e| http::failure(&e))?.into_data() {
             Ok(data) if message.len() + data.len() > MOST => {
-                return Err(Failure::Unexpected(format!("its answer is longer than {} KiB", MOST / 1024)));
+                return Err(wire::too_long());
             }
             Ok(data) => message.extend_from_slice(&data),
             Err(frame) => told = frame.trailers_ref().and_then(|trailers| status(trailers, service)),

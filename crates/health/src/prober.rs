@@ -63,6 +63,13 @@ pub(crate) struct Ready {
     pub(crate) patterns: Vec<Matcher>,
 }
 
+impl Ready {
+    /// The name that the certificate of `target` must be for.
+    pub(crate) fn server_name(&self, target: &Target<'_>) -> String {
+        self.check.tls.as_ref().and_then(|t| t.server_name.clone()).unwrap_or_else(|| target.host())
+    }
+}
+
 #[derive(Debug)]
 enum Node {
     One(Box<Ready>),

@@ -14,9 +14,10 @@ const DAY: u64 = 86400;
 /// Shakes hands, looks at the certificate if it must be valid for so long, and closes in good order.
 pub(crate) async fn probe(check: &Ready, target: &Target<'_>, min_validity: Option<Duration>) -> Result<(), Failure> {
     let Some(connector) = &check.connector else { return Err(Failure::Tls("the check has none".into())) };
-    let name = check.check.tls.as_ref().and_then(|t| t.server_name.clone()).unwrap_or_else(|| target.host());
-    let mut stream =
-        connector.connect(&name, wire::open(check, target).await?).await.map_err(|e| Failure::Tls(e.to_string()))?;
+    let mut stream = connector
+        .connect(&check.server_name(target), wire::open(check, target).await?)
+        .await
+        .map_err(|e| Failure::Tls(e.to_string()))?;
     let verdict = match min_validity {
         Some(wanted) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

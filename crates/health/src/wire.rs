@@ -29,6 +29,11 @@ pub(crate) struct Wire {
     total: usize,
 }
 
+/// The answer has no end, or none that a check waits for.
+pub(crate) fn too_long() -> Failure {
+    Failure::Unexpected(format!("its answer is longer than {} KiB", MOST / 1024))
+}
+
 /// The system's word for why there is no way to an endpoint.
 pub(crate) fn failure(error: &io::Error) -> Failure {
     match error.kind() {
@@ -84,8 +89,7 @@ pub(crate) async fn secure(
     stream: Box<dyn Stream>,
 ) -> Result<Box<dyn Stream>, Failure> {
     let Some(connector) = &check.connector else { return Ok(stream) };
-    let name = check.check.tls.as_ref().and_then(|t| t.server_name.clone()).unwrap_or_else(|| target.host());
-    Ok(Box::new(connector.connect(&name, stream).await.map_err(|e| Failure::Tls(e.to_string()))?))
+    Ok(Box::new(connector.connect(&check.server_name(target), stream).await.map_err(|e| Failure::Tls(e.to_string()))?))
 }
 
 impl Wire {
@@ -114,7 +118,7 @@ impl Wire {
     /// Reads on; false at the end. What was read and not taken is in [`Wire::read`].
     pub(crate) async fn more(&mut self) -> Result<bool, Failure> {
         if self.total >= MOST {
-            return Err(Failure::Unexpected(format!("its answer is longer than {} KiB", MOST / 1024)));
+            return Err(too_long());
         }
         let mut piece = [0; 2048];
         let n = self.stream.read(&mut piece).await.map_err(|e| failure(&e))?;
@@ -131,7 +135,7 @@ impl Wire {
     /// The next `len` bytes.
     pub(crate) async fn take(&mut self, len: usize) -> Result<Vec<u8>, Failure> {
         if len > MOST {
-            return Err(Failure::Unexpected(format!("its answer is longer than {} KiB", MOST / 1024)));
+            return Err(too_long());
         }
         while self.buffer.len() < len {
             if !self.more().await? {

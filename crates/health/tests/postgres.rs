@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use floodway_health::{Place, Prober, Target};
 use floodway_judge::{Ask, Check, Failure, Lag, Login, Outcome, Postgres, Protocol, Role, Tls};
+use floodway_tests::{as_postgres, finished, free_port, postgres_program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User, chown};
 use tempfile::TempDir;
@@ -33,46 +34,12 @@ const ACCESS: &str = "local all all scram-sha-256\n\
     host all all 127.0.0.1/32 scram-sha-256\n\
     host replication all 127.0.0.1/32 scram-sha-256\n";
 
-/// A program of PostgreSQL, which Debian keeps out of the path.
-fn postgres_program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql: ./scripts/test installs it");
-    let program = |entry: std::fs::DirEntry| entry.path().join("bin").join(name);
-    versions.flatten().map(program).find(|p| p.exists()).expect("a version of postgresql")
-}
-
-/// PostgreSQL refuses to run as root; then it runs as its own user.
-fn as_postgres(program: &str) -> Command {
-    let path = postgres_program(program);
-    if !Uid::effective().is_root() {
-        return Command::new(path);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(path);
-    command
-}
-
 /// Makes `path` the property of whom PostgreSQL runs as.
 fn give(path: &Path) {
     if let (true, Ok(Some(user))) = (Uid::effective().is_root(), User::from_name("postgres")) {
         chown(path, Some(user.uid), Some(user.gid)).unwrap();
     }
 }
-
-fn finished(what: &str, output: &Output) -> String {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{what}: {}\n{text}", output.status);
-    text
-}
-
-/// A port that nobody listens on now, below those that the kernel gives to clients.
-fn free_port() -> u16 {
-    let start = u16::try_from(std::process::id() % 9_000).unwrap();
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let offset = u16::try_from(TAKEN.fetch_add(31, std::sync::atomic::Ordering::SeqCst)).unwrap();
-    (20_000 + start + offset..31_000).find(free).expect("a free port")
-}
-
-static TAKEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 /// A server process in a folder of its own.
 struct Server {

@@ -1,24 +1,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 //! Checks of real servers: Redis, and a Sentinel that watches them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use floodway_health::{Place, Prober, Target};
 use floodway_judge::{Ask, Check, Failure, Login, Outcome, Protocol, Redis, Role, Sentinel};
+use floodway_tests::free_port;
 use tempfile::TempDir;
 
 const PASSWORD: &str = "geheim";
-
-/// A port of loopback that nobody listens on now, below those that the kernel gives to clients.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 6_000).unwrap();
-    let port = |_| 10_100 + start.wrapping_add(NEXT.fetch_add(7, Ordering::SeqCst)) % 6_000;
-    (0..6_000).map(port).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
-}
 
 /// Waits until `is`, or fails with the last of what it told.
 async fn wait_until(most: Duration, mut is: impl AsyncFnMut() -> Result<(), String>) {
