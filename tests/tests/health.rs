@@ -15,7 +15,11 @@ use floodway_tests::{Backend, Floodway, connect, free_port, ping, wait_until};
 fn an_endpoint_is_asked_once_however_many_want_to_know() {
     let backends: Vec<Backend> = (0..100).map(|_| Backend::echo()).collect();
     let list: Vec<String> = backends.iter().map(|b| format!("\"{}\"", b.address())).collect();
-    let pool = format!("{{ endpoints: [{}], health: {{ check: tcp, every: 1s }} }}", list.join(", "));
+    // With something to say, so that the endpoint's program sees it.
+    let pool = format!(
+        "{{ endpoints: [{}], health: {{ check: {{ tcp: {{ exchange: [{{ send: hi }}, {{ expect: hi }}] }} }}, every: 1s }} }}",
+        list.join(", ")
+    );
     let floodway = Floodway::start(&format!(
         "listeners:\n  l: {{ bind: 127.0.0.1:{}, forward: p }}\n  m: {{ bind: 127.0.0.1:{}, forward: q }}\n\
          pools:\n  p: {pool}\n  q: {pool}\nruntime: {{ workers: 4 }}\n",
@@ -49,7 +53,8 @@ fn a_verdict_outlives_a_reload() {
         )
     };
     let floodway = Floodway::start(&config(10));
-    let down = || floodway.metric("endpoint_up", &["endpoint_name=\"bad\""]) == 0.0 && good.accepted() == 1;
+    let passed = || floodway.metric("checks_total", &["endpoint_name=\"good\"", "outcome=\"pass\""]) == 1.0;
+    let down = || floodway.metric("endpoint_up", &["endpoint_name=\"bad\""]) == 0.0 && passed();
     wait_until(|| "both verdicts".into(), Duration::from_secs(10), down);
     let checks = floodway.metric("checks_total", &[]);
     floodway.write_config(&config(20));
@@ -60,6 +65,7 @@ fn a_verdict_outlives_a_reload() {
         ping(&mut connect(floodway.address("l")).unwrap());
     }
     assert_eq!(floodway.metric("checks_total", &[]), checks, "an hour is not over");
+    assert_eq!(good.accepted(), 10, "who knocks is not seen");
 }
 
 /// While sessions succeed no check is made; without them it is.

@@ -24,7 +24,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-judge", &[]),
         ("floodway-policy", &[]),
         ("floodway-config", CONFIG),
-        ("floodway-health", &["judge", "tls"]),
+        ("floodway-health", &["judge", "net", "tls"]),
         ("floodway-tls", &[]),
         ("floodway-net", &[]),
         ("floodway-runtime", RUNTIME),

@@ -56,7 +56,7 @@ impl Builder<'_> {
         let name = node.text()?;
         let found = self.pools.iter().position(|(word, _)| word.text == name);
         if found.is_none() {
-            let known: Vec<&str> = self.pools.iter().map(|(word, _)| word.text.as_str()).collect();
+            let known: Vec<&str> = self.pools.iter().map(|(word, _)| word.text.as_ref()).collect();
             let help = suggest(name, &known);
             self.error(node.span, format!("pool `{}` does not exist", node.shown()), "no pool of that name", help);
         }
@@ -79,7 +79,7 @@ impl Builder<'_> {
                     ),
                 }
             }
-            lists.push((word.text.clone(), ranges));
+            lists.push((word.text.to_string(), ranges));
         }
         lists
     }

@@ -31,7 +31,9 @@ fn origin(node: &Node, sources: &Sources) -> String {
 
 fn json(node: &Node, sources: &Sources) -> Json {
     match &node.value {
-        Value::Map(entries) => Json::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v, sources))).collect()),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|(k, v)| (k.text.to_string(), json(v, sources))).collect())
+        }
         Value::List(items) => Json::Array(items.iter().map(|i| json(i, sources)).collect()),
         Value::Null | Value::Bad => Json::Null,
         Value::Text(_) => {

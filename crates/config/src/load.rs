@@ -147,7 +147,7 @@ impl Loader<'_> {
         node.value = match node.value {
             Value::Text(text) if text.contains('$') => match self.expand(&text, node.span) {
                 Some(expanded) => {
-                    node.typed = text.contains("${").then_some(text);
+                    node.typed = text.contains("${").then(|| text.into());
                     Value::Text(expanded)
                 }
                 None => Value::Bad,
@@ -207,7 +207,7 @@ impl Loader<'_> {
 
     /// Checks, lays objects over their `defaults`, completes.
     fn shape(&mut self, root: Node) -> Node {
-        let key = Word { text: "the configuration".to_owned(), span: root.span };
+        let key = Word { text: "the configuration".into(), span: root.span };
         let mut checker = Checker { sources: &self.sources, problems: &mut self.problems };
         let mut root = checker.check(&key, root, &Kind::Section(&TOP), TOP.what);
         let defaults = root.get("defaults").cloned();

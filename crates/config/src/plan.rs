@@ -214,7 +214,7 @@ impl Object<'_> {
         if self.order() != other.order() {
             return false;
         }
-        let own = |entries: &(Word, Node)| !self.without.contains(&entries.0.text.as_str());
+        let own = |entries: &(Word, Node)| !self.without.contains(&entries.0.text.as_ref());
         let mut others = other.node.entries().iter().filter(|e| own(e));
         let mut all = self.node.entries().iter().filter(|e| own(e));
         all.all(|(word, node)| others.next().is_some_and(|(w, n)| w.text == word.text && n.says_the_same(node)))
@@ -259,11 +259,12 @@ fn change(id: &Identity<'_>, old: Option<&Object<'_>>, new: Option<&Object<'_>>)
 fn objects(root: &Node) -> BTreeMap<Identity<'_>, Object<'_>> {
     let mut all = BTreeMap::new();
     for (section, node) in root.entries() {
-        match section.text.as_str() {
+        match section.text.as_ref() {
             "listeners" => {
                 for (word, listener) in node.entries() {
                     let id = Identity { kind: ObjectKind::Listener, name: &word.text, address: String::new() };
-                    let object = Object { name: word.text.clone(), node: listener, section: &LISTENER, without: &[] };
+                    let object =
+                        Object { name: word.text.to_string(), node: listener, section: &LISTENER, without: &[] };
                     all.insert(id, object);
                 }
             }
@@ -271,7 +272,7 @@ fn objects(root: &Node) -> BTreeMap<Identity<'_>, Object<'_>> {
             "lists" => {
                 for (word, list) in node.entries() {
                     let id = Identity { kind: ObjectKind::List, name: &word.text, address: String::new() };
-                    all.insert(id, Object { name: word.text.clone(), node: list, section: &TOP, without: &[] });
+                    all.insert(id, Object { name: word.text.to_string(), node: list, section: &TOP, without: &[] });
                 }
             }
             other => {
@@ -288,7 +289,7 @@ fn objects(root: &Node) -> BTreeMap<Identity<'_>, Object<'_>> {
 
 fn add_pool<'a>(all: &mut BTreeMap<Identity<'a>, Object<'a>>, word: &'a Word, pool: &'a Node) {
     let id = Identity { kind: ObjectKind::Pool, name: &word.text, address: String::new() };
-    all.insert(id, Object { name: word.text.clone(), node: pool, section: &POOL, without: &["endpoints"] });
+    all.insert(id, Object { name: word.text.to_string(), node: pool, section: &POOL, without: &["endpoints"] });
     for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
         let address = endpoint.get("address").and_then(Node::text).unwrap_or_default();
         let name = format!("{}/{}", word.text, endpoint.get("name").and_then(Node::text).unwrap_or(address));
@@ -299,9 +300,9 @@ fn add_pool<'a>(all: &mut BTreeMap<Identity<'a>, Object<'a>>, word: &'a Word, po
 
 fn fields_of(node: &Node, section: &Section, without: &[&str]) -> BTreeMap<String, Shown> {
     let mut fields = BTreeMap::new();
-    for (word, value) in node.entries().iter().filter(|(word, _)| !without.contains(&word.text.as_str())) {
+    for (word, value) in node.entries().iter().filter(|(word, _)| !without.contains(&word.text.as_ref())) {
         if let Some(key) = section.key(&word.text) {
-            collect(value, &key.kind, word.text.clone(), &mut fields);
+            collect(value, &key.kind, word.text.to_string(), &mut fields);
         }
     }
     fields
@@ -319,7 +320,7 @@ fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String,
     match kind {
         Kind::Section(section) | Kind::OffOr(section) if node.text().is_none() => below(section.keys, fields),
         Kind::Choice(keys) => {
-            let chosen = node.entries().first().map(|(word, _)| word.text.clone()).unwrap_or_default();
+            let chosen = node.entries().first().map(|(word, _)| word.text.to_string()).unwrap_or_default();
             let value = Shown {
                 meant: chosen.clone(),
                 shown: Some(chosen),

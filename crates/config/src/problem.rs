@@ -153,12 +153,12 @@ fn group<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
 
 /// The part of `span` on its first line, at least one character and inside the text.
 fn visible(source: &str, span: Span) -> std::ops::Range<usize> {
-    let mut start = span.start.min(source.len());
+    let mut start = (span.start as usize).min(source.len());
     while !source.is_char_boundary(start) {
         start -= 1;
     }
     let line_end = source[start..].find('\n').map_or(source.len(), |n| start + n);
-    let mut end = span.end.max(start + 1).min(line_end).max(start);
+    let mut end = (span.end as usize).max(start + 1).min(line_end).max(start);
     while !source.is_char_boundary(end) {
         end += 1;
     }

@@ -102,7 +102,7 @@ impl Checker<'_> {
 
     /// Reports a second key of a group of which one is to be given.
     fn exactly_one(&mut self, key: &Word, entries: &[(Word, Node)], section: &Section) {
-        let mut given = entries.iter().filter(|(k, _)| section.one_of.contains(&k.text.as_str()));
+        let mut given = entries.iter().filter(|(k, _)| section.one_of.contains(&k.text.as_ref()));
         if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
             let message = format!("`{}` and `{}` exclude one another in `{}`", first.text, second.text, key.text);
             self.problems.add(
@@ -121,7 +121,7 @@ impl Checker<'_> {
             return bad(node);
         }
         let entries = match node.value {
-            Value::Text(text) => vec![(Word { text, span }, Node::map(Vec::new(), span, origin))],
+            Value::Text(text) => vec![(Word { text: text.into(), span }, Node::map(Vec::new(), span, origin))],
             Value::Map(entries) => entries,
             _ => {
                 let message =
@@ -193,13 +193,13 @@ impl Checker<'_> {
     }
 
     fn is_repeated(&mut self, seen: &mut BTreeMap<String, Span>, word: &Word) -> bool {
-        if let Some(first) = seen.get(&word.text) {
+        if let Some(first) = seen.get(word.text.as_ref()) {
             let problem = Problem::error(word.span, format!("`{}` is given twice", word.text)).label("here again");
             self.problems
                 .add(problem.help(format!("it is given at {} already: take one out", self.sources.place(*first))));
             return true;
         }
-        seen.insert(word.text.clone(), word.span);
+        seen.insert(word.text.to_string(), word.span);
         false
     }
 
@@ -246,7 +246,7 @@ fn bad(node: Node) -> Node {
 /// Text as the map that it stands for.
 fn wrap(node: Node, name: &str) -> Node {
     let (span, origin) = (node.span, node.origin);
-    Node::map(vec![(Word { text: name.to_owned(), span }, node)], span, origin)
+    Node::map(vec![(Word { text: name.to_owned().into(), span }, node)], span, origin)
 }
 
 /// `unix:/path` as the path.
@@ -271,7 +271,7 @@ pub(crate) fn merge(over: &mut Node, under: &Node, section: &Section) {
                     merge(given, default, inner);
                 }
             }
-            None if has_chosen && section.one_of.contains(&word.text.as_str()) => {}
+            None if has_chosen && section.one_of.contains(&word.text.as_ref()) => {}
             None => entries.push((word.clone(), marked(default.clone()))),
         }
     }
@@ -336,9 +336,9 @@ fn complete_section(
     for k in section.keys {
         let found = given.iter().position(|(word, _)| word.text == k.name).map(|i| given.swap_remove(i));
         let (word, value) = match (found, k.default) {
-            (Some(found), _) => found,
+            (Some((word, value)), _) => (Word { text: k.name.into(), ..word }, value),
             (None, Some(default)) => {
-                (Word { text: k.name.to_owned(), span: key.span }, built_in(default, &k.kind, key.span))
+                (Word { text: k.name.into(), span: key.span }, built_in(default, &k.kind, key.span))
             }
             (None, None) => {
                 if k.required {
@@ -351,6 +351,8 @@ fn complete_section(
         let value = complete(&word, value, &k.kind, at, problems);
         out.push((word, value));
     }
+    // Ten thousand endpoints are kept in this form, to plan the next change from.
+    out.shrink_to_fit();
     out
 }
 
@@ -360,7 +362,7 @@ fn built_in(default: &str, kind: &Kind, span: Span) -> Node {
     match kind {
         _ if default == "{}" => text(Value::Map(Vec::new())),
         Kind::Choice(_) => {
-            let word = Word { text: default.to_owned(), span };
+            let word = Word { text: default.to_owned().into(), span };
             text(Value::Map(vec![(word, text(Value::Map(Vec::new())))]))
         }
         Kind::List(item) => text(Value::List(vec![built_in(default, item, span)])),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     pub(crate) file: u32,
-    /// Bytes from the start of the file.
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    /// Bytes from the start of the file: a file is smaller than 4 GiB.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
     /// From 1.
     pub(crate) line: u32,
     /// In characters, from 1.

@@ -47,7 +47,7 @@ impl Section {
 
     /// Whether `entries` give one of the keys of which one is to be given.
     pub(crate) fn is_chosen(&self, entries: &[(tree::Word, Node)]) -> bool {
-        entries.iter().any(|(k, _)| self.one_of.contains(&k.text.as_str()))
+        entries.iter().any(|(k, _)| self.one_of.contains(&k.text.as_ref()))
     }
 }
 

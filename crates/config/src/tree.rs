@@ -3,6 +3,8 @@
 //! The one module that knows the YAML library. It resolves anchors and merge keys and refuses alias bombs; what a plain
 //! scalar *is* it guesses by YAML's rules, so for those the text is cut from the source again.
 
+use std::borrow::Cow;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Location, NonFiniteFloatPolicy, Spanned};
 
@@ -18,7 +20,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A key of a map.
 #[derive(Clone, Debug)]
 pub(crate) struct Word {
-    pub(crate) text: String,
+    pub(crate) text: Cow<'static, str>,
     pub(crate) span: Span,
 }
 
@@ -53,7 +55,7 @@ pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) origin: Origin,
     /// What was typed where the text came from a `${…}`: shown instead of the text, which may be secret.
-    pub(crate) typed: Option<String>,
+    pub(crate) typed: Option<Box<str>>,
 }
 
 impl Node {
@@ -274,11 +276,15 @@ fn node(raw: Spanned<Raw>, text: &str, file: u32) -> Node {
 
 fn word(key: Spanned<Key>, text: &str, file: u32) -> Word {
     let span = span(text, file, key.defined);
-    Word { text: key.value.0.unwrap_or_else(|| cut(text, span)), span }
+    Word { text: key.value.0.unwrap_or_else(|| cut(text, span)).into(), span }
 }
 
 fn cut(text: &str, span: Span) -> String {
-    text.get(span.start..span.end).unwrap_or_default().trim().to_owned()
+    text.get(span.start as usize..span.end as usize).unwrap_or_default().trim().to_owned()
+}
+
+fn small(n: impl TryInto<u32>) -> u32 {
+    n.try_into().unwrap_or(u32::MAX)
 }
 
 fn span(text: &str, file: u32, location: Location) -> Span {
@@ -288,13 +294,7 @@ fn span(text: &str, file: u32, location: Location) -> Span {
     let start = start.min(text.len());
     let len = bytes.byte_len().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     let end = start.saturating_add(len).min(text.len());
-    Span {
-        file,
-        start,
-        end,
-        line: u32::try_from(line).unwrap_or(u32::MAX),
-        column: u32::try_from(column).unwrap_or(u32::MAX),
-    }
+    Span { file, start: small(start), end: small(end), line: small(line), column: small(column) }
 }
 
 /// The byte offset of a line and a column in characters, both from 1.
@@ -309,8 +309,7 @@ fn span_at(text: &str, file: u32, at: usize, len: usize) -> Span {
     let before = text.get(..at).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Span { file, start: at, end: at + len, line: small(line), column: small(column) }
+    Span { file, start: small(at), end: small(at + len), line: small(line), column: small(column) }
 }
 
 /// A syntax error, with help for the traps that YAML lays for network people.

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use floodway_judge::{Ask, Check, Failure, Outcome, Protocol, Tls};
+use floodway_net::Knocker;
 use floodway_tls::{Connector, NewFault, Trust};
 
 use crate::pattern::Matcher;
@@ -61,6 +62,7 @@ pub(crate) struct Ready {
     pub(crate) connector: Option<Connector>,
     /// Of its `expect`s, in their order, or of its body.
     pub(crate) patterns: Vec<Matcher>,
+    pub(crate) knocker: Knocker,
 }
 
 impl Ready {
@@ -123,6 +125,7 @@ fn ready(check: &Check) -> Result<Ready, NewFault> {
         check: check.clone(),
         connector: check.tls.as_ref().map(connector).transpose()?,
         patterns: Matcher::of(&check.protocol),
+        knocker: Knocker::default(),
     })
 }
 

@@ -5,14 +5,13 @@ use floodway_judge::{Failure, Step};
 use crate::Target;
 use crate::pattern::shown;
 use crate::prober::Ready;
-use crate::wire::{Wire, connect, failure};
+use crate::wire::{Wire, failure, persist};
 
-/// Connects, goes through the steps, and closes in good order. Without steps no byte is sent: a server that logs aborted
-/// connections logs nothing.
+/// Connects, goes through the steps, and closes in good order. Without steps it only knocks: the server's program sees nothing.
 pub(crate) async fn probe(check: &Ready, target: &Target<'_>, steps: &[Step]) -> Result<(), Failure> {
     if let (true, None, Some(address)) = (steps.is_empty(), &check.connector, target.socket(check)) {
         // Thousands may be asked just this: no more calls than it takes.
-        return connect(address).await.map(drop).map_err(|e| failure(&e));
+        return persist(|| check.knocker.knock(address)).await.map_err(|e| failure(&e));
     }
     let mut wire = Wire::connect(check, target).await?;
     let mut patterns = check.patterns.iter();

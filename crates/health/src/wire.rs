@@ -52,21 +52,25 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// The first of two connections that is there: one that is waited for, and beside it another that is begun anew again and
 /// again, for as long as the check may take.
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let mut first = pin!(TcpStream::connect(address));
+pub(crate) async fn persist<T, F: Future<Output = io::Result<T>>>(connect: impl Fn() -> F) -> io::Result<T> {
+    let mut first = pin!(connect());
     if let Ok(connected) = tokio::time::timeout(AGAIN, &mut first).await {
         return connected;
     }
     loop {
         tokio::select! {
             connected = &mut first => return connected,
-            again = tokio::time::timeout(AGAIN, TcpStream::connect(address)) => {
+            again = tokio::time::timeout(AGAIN, connect()) => {
                 if let Ok(connected) = again {
                     return connected;
                 }
             }
         }
     }
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    persist(|| TcpStream::connect(address)).await
 }
 
 /// A connection without TLS.

@@ -1,6 +1,9 @@
 //! When to ask again: spread evenly, so that many endpoints are not probed in the same instant. The very first probe is due
 //! at once: until an endpoint is known, those that are known take all the load.
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::time::Duration;
 
 /// The golden ratio's fraction, of 2^32: multiples of it lie evenly in a circle, however many there are (Weyl 1916).
@@ -16,6 +19,63 @@ pub fn next(number: u32, every: Duration, now: Duration) -> Duration {
     let rounds = due.saturating_sub(phase_ns).div_ceil(every_ns);
     let at = phase_ns + rounds * every_ns;
     Duration::from_nanos(u64::try_from(at.saturating_sub(now.as_nanos())).unwrap_or(u64::MAX))
+}
+
+/// What is to be done, and when: moments are on one clock for all.
+#[derive(Debug)]
+pub struct Agenda<T>(BinaryHeap<Reverse<Due<T>>>);
+
+#[derive(Debug)]
+struct Due<T> {
+    at: Duration,
+    what: T,
+}
+
+impl<T> Default for Agenda<T> {
+    fn default() -> Self {
+        Self(BinaryHeap::new())
+    }
+}
+
+impl<T> Agenda<T> {
+    /// `what` is due at `at`; true if nothing else is due as soon.
+    pub fn put(&mut self, at: Duration, what: T) -> bool {
+        let is_first = self.next().is_none_or(|first| at < first);
+        self.0.push(Reverse(Due { at, what }));
+        is_first
+    }
+
+    /// When the first is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        self.0.peek().map(|due| due.0.at)
+    }
+
+    /// Takes the first, if it is due at `now`.
+    pub fn take(&mut self, now: Duration) -> Option<T> {
+        let first = self.0.peek_mut()?;
+        (first.0.at <= now).then(|| PeekMut::pop(first).0.what)
+    }
+}
+
+impl<T> PartialEq for Due<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl<T> Eq for Due<T> {}
+
+impl<T> PartialOrd for Due<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Due<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.at.cmp(&other.at)
+    }
 }
 
 /// Keeps probes of the whole process under a rate: gives each the moment when it may begin.
@@ -60,6 +120,18 @@ mod tests {
         let late = Duration::from_millis(30);
         assert_eq!(next(1, EVERY, first + late), EVERY - late);
         assert_eq!(next(0, EVERY, Duration::from_secs(2)), EVERY);
+    }
+
+    #[test]
+    fn what_is_due_is_taken_in_its_order_and_nothing_before_its_time() {
+        let ms = Duration::from_millis;
+        let mut agenda = Agenda::default();
+        assert!(agenda.put(ms(20), "b"));
+        assert!(!agenda.put(ms(30), "c"));
+        assert!(agenda.put(ms(10), "a"));
+        assert_eq!((agenda.take(ms(9)), agenda.next()), (None, Some(ms(10))));
+        assert_eq!((agenda.take(ms(25)), agenda.take(ms(25)), agenda.take(ms(25))), (Some("a"), Some("b"), None));
+        assert_eq!((agenda.take(ms(30)), agenda.next()), (Some("c"), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and why is somebody else's.
 
 mod inherited;
+mod knock;
 mod listener;
 mod pipe;
 mod process;
@@ -11,6 +12,7 @@ mod socket;
 mod tcp_info;
 
 pub use inherited::{Inherited, receive_sockets, send_sockets};
+pub use knock::Knocker;
 pub use listener::{
     BindError, Bound, ListenOptions, Listening, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix, set_access,
 };

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use floodway_balance::{Admin, Health};
 use floodway_config::{Address, Config, Drain};
 use floodway_flow::Reason;
 use floodway_health::{Place, Prober, Target};
-use floodway_judge::schedule::{self, Pace};
+use floodway_judge::schedule::{self, Agenda, Pace};
 use floodway_judge::{Ask, Failure, Judge, Outcome, Protocol, Verdict};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use crate::drain::Drains;
@@ -45,27 +45,43 @@ pub(crate) fn prepare(config: &Config) -> Result<Probers, StartError> {
 }
 
 /// Which probe: pools that agree on all of it share it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 struct Key {
     address: Address,
     ask: Arc<Ask>,
     timeout: Duration,
     /// The names of the pool and the endpoint, where the question names them.
-    names: (String, String),
+    names: Option<Box<(String, String)>>,
 }
+
+type Probes = HashMap<Rc<Key>, Rc<Probe>>;
+
+/// What is known, and by which question, of an address in a pool.
+type Judges = HashMap<(String, Address), (Arc<Ask>, Judge)>;
 
 /// The probes under way. They outlive a reload, and their judgements with them.
 pub(crate) struct Checks {
     probers: Probers,
-    probes: HashMap<Key, Probe>,
+    probes: Probes,
     /// Numbers given to probes so far: each has a phase of its own.
     numbers: u32,
     desk: Rc<Desk>,
+    rounds: AbortHandle,
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.rounds.abort();
+    }
 }
 
 /// What all probes need.
 struct Desk {
     shared: Arc<Shared>,
+    /// What is to be asked next. A probe is here, or under way; or it is gone.
+    agenda: RefCell<Agenda<Weak<Probe>>>,
+    /// Something is due earlier than all the rest.
+    is_sooner: Notify,
     /// The files that checks may have open.
     slots: Semaphore,
     most: u32,
@@ -74,21 +90,13 @@ struct Desk {
     workers: Workers,
 }
 
-struct Probe {
-    subject: Rc<RefCell<Subject>>,
-    task: AbortHandle,
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// What is asked, and who wants to know: looked at anew before and after each check.
-struct Subject {
-    prober: Arc<Prober>,
-    watchers: Vec<Watcher>,
+struct Probe {
+    key: Rc<Key>,
+    number: u32,
+    prober: RefCell<Arc<Prober>>,
+    /// Nobody, once it is gone.
+    watchers: RefCell<Vec<Watcher>>,
 }
 
 /// An endpoint of the snapshot of now.
@@ -100,6 +108,9 @@ struct Watcher {
     tries: (u64, u64),
 }
 
+/// Probes that are due within so much of each other begin together: it saves wake-ups.
+const ROUND: Duration = Duration::from_millis(20);
+
 impl Checks {
     /// No probe yet; checks will have at most `most` files open.
     pub(crate) fn new(
@@ -110,9 +121,18 @@ impl Checks {
         workers: Workers,
     ) -> Self {
         let most = most.max(1);
-        let slots = Semaphore::new(most as usize);
-        let desk = Desk { shared, slots, most, pace: RefCell::new(Pace::new(u32::MAX)), drains, workers };
-        Self { probers, probes: HashMap::new(), numbers: 0, desk: Rc::new(desk) }
+        let desk = Rc::new(Desk {
+            shared,
+            agenda: RefCell::default(),
+            is_sooner: Notify::new(),
+            slots: Semaphore::new(most as usize),
+            most,
+            pace: RefCell::new(Pace::new(u32::MAX)),
+            drains,
+            workers,
+        });
+        let rounds = tokio::task::spawn_local(Rc::clone(&desk).rounds()).abort_handle();
+        Self { probers, probes: HashMap::new(), numbers: 0, desk, rounds }
     }
 
     /// What is asked from the next snapshot on, and how many checks may begin in a time.
@@ -128,18 +148,23 @@ impl Checks {
 
     /// Checks nothing any more.
     pub(crate) fn stop(&mut self) {
-        self.probes.clear();
+        self.dismiss();
+    }
+
+    /// Lets all probes go; what is under way has nobody to tell. Gives what was known, by pool and address.
+    fn dismiss(&mut self) -> (Probes, Judges) {
+        let mut judges = HashMap::new();
+        for (key, probe) in &self.probes {
+            for w in probe.watchers.borrow_mut().drain(..) {
+                judges.insert((w.pool.name.clone(), key.address.clone()), (Arc::clone(&key.ask), w.judge));
+            }
+        }
+        (std::mem::take(&mut self.probes), judges)
     }
 
     /// Checks what `snapshot` names, and nothing else: who stays goes on with what is known of it.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
-        let mut judges = HashMap::new();
-        for (key, probe) in &self.probes {
-            for w in std::mem::take(&mut probe.subject.borrow_mut().watchers) {
-                judges.insert((w.pool.name.clone(), key.address.clone()), (Arc::clone(&key.ask), w.judge));
-            }
-        }
-        let mut before = std::mem::take(&mut self.probes);
+        let (mut before, mut judges) = self.dismiss();
         for pool in &snapshot.pools {
             let Some(health) = &pool.health else { continue };
             let Some(prober) = self.probers.get(&health.ask).map(Arc::clone) else { continue };
@@ -150,88 +175,141 @@ impl Checks {
                 let judge = known.map_or_else(|| Judge::new(health.rules), |(_, judge)| judge);
                 let watcher = Watcher { pool: Arc::clone(pool), index, judge, tries: endpoint.stats.tries() };
                 let key = key(pool, index, &health.ask, health.timeout);
-                if !self.probes.contains_key(&key) {
-                    let probe = before.remove(&key).unwrap_or_else(|| self.begin(&key, &prober));
-                    probe.subject.borrow_mut().prober = Arc::clone(&prober);
-                    self.probes.insert(key.clone(), probe);
-                }
-                if let Some(probe) = self.probes.get(&key) {
-                    probe.subject.borrow_mut().watchers.push(watcher);
-                }
+                let probe = match self.probes.get(&key) {
+                    Some(probe) => Rc::clone(probe),
+                    None => {
+                        let probe = before.remove(&key).unwrap_or_else(|| self.begin(key, &prober));
+                        probe.prober.replace(Arc::clone(&prober));
+                        self.probes.insert(Rc::clone(&probe.key), Rc::clone(&probe));
+                        probe
+                    }
+                };
+                probe.watchers.borrow_mut().push(watcher);
             }
         }
     }
 
-    fn begin(&mut self, key: &Key, prober: &Arc<Prober>) -> Probe {
-        let subject = Rc::new(RefCell::new(Subject { prober: Arc::clone(prober), watchers: Vec::new() }));
+    fn begin(&mut self, key: Key, prober: &Arc<Prober>) -> Rc<Probe> {
         self.numbers = self.numbers.wrapping_add(1);
-        let watch = watch(key.clone(), self.numbers, Rc::clone(&subject), Rc::clone(&self.desk));
-        Probe { subject, task: tokio::task::spawn_local(watch).abort_handle() }
+        let probe = Rc::new(Probe {
+            key: Rc::new(key),
+            number: self.numbers,
+            prober: RefCell::new(Arc::clone(prober)),
+            // Most have one.
+            watchers: RefCell::new(Vec::with_capacity(1)),
+        });
+        self.desk.put(self.desk.shared.now(), &probe);
+        probe
     }
 }
 
 fn key(pool: &Pool, index: usize, ask: &Arc<Ask>, timeout: Duration) -> Key {
     let endpoint = &pool.endpoints[index];
     let is_named = ask.checks().any(|check| matches!(check.protocol, Protocol::Exec { .. }));
-    let names = if is_named { (pool.name.clone(), endpoint.name.clone()) } else { Default::default() };
+    let names = is_named.then(|| Box::new((pool.name.clone(), endpoint.name.clone())));
     Key { address: endpoint.address.clone(), ask: Arc::clone(ask), timeout, names }
 }
 
-/// Asks for ever.
-async fn watch(key: Key, number: u32, subject: Rc<RefCell<Subject>>, desk: Rc<Desk>) {
-    let place = match &key.address {
-        Address::Socket(address) => Place::Socket(*address),
-        Address::Unix(path) => Place::Unix(path),
-    };
-    let target = Target { place, name: &key.names.1, pool: &key.names.0 };
-    // Two connections a check, where the first is not answered.
-    let files = u32::try_from(key.ask.checks().count() * 2).unwrap_or(u32::MAX).clamp(1, desk.most);
-    loop {
-        if !subject.borrow_mut().is_trusted() {
-            let wait = desk.pace.borrow_mut().wait(desk.shared.now());
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
+impl Desk {
+    /// Asks for ever.
+    async fn rounds(self: Rc<Self>) {
+        loop {
+            let now = self.shared.now();
+            while let Some(due) = self.take(now) {
+                if let Some(probe) = due.upgrade() {
+                    tokio::task::spawn_local(Rc::clone(&self).check(probe));
+                }
             }
-            let Ok(slot) = desk.slots.acquire_many(files).await else { return };
-            let prober = Arc::clone(&subject.borrow().prober);
-            let begin = Instant::now();
-            let outcome = prober.ask(&target, key.timeout).await;
-            drop(slot);
-            subject.borrow_mut().observe(&outcome, begin.elapsed(), &desk);
+            let next = self.agenda.borrow().next().map(|at| at.saturating_sub(now).max(ROUND));
+            let is_due = async {
+                match next {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = is_due => {}
+                () = self.is_sooner.notified() => {}
+            }
         }
-        let (every, is_soon) = subject.borrow().distance();
-        let wait = if is_soon { every } else { schedule::next(number, every, desk.shared.now()) };
-        tokio::time::sleep(wait).await;
+    }
+
+    fn take(&self, now: Duration) -> Option<Weak<Probe>> {
+        self.agenda.borrow_mut().take(now)
+    }
+
+    /// `probe` is due at `at`, on the process's clock.
+    fn put(&self, at: Duration, probe: &Rc<Probe>) {
+        if self.agenda.borrow_mut().put(at, Rc::downgrade(probe)) {
+            self.is_sooner.notify_one();
+        }
+    }
+
+    /// Asks once, unless traffic says enough, and puts the next time into the agenda.
+    async fn check(self: Rc<Self>, probe: Rc<Probe>) {
+        if !probe.is_trusted() {
+            self.ask(&probe).await;
+        }
+        // Whoever let it go takes no answer any more.
+        let Some((every, is_soon)) = probe.distance() else { return };
+        let now = self.shared.now();
+        let wait = if is_soon { every } else { schedule::next(probe.number, every, now) };
+        self.put(now + wait, &probe);
+    }
+
+    async fn ask(&self, probe: &Probe) {
+        let wait = self.pace.borrow_mut().wait(self.shared.now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let key = &probe.key;
+        // Two connections a check, where the first is not answered.
+        let files = u32::try_from(key.ask.checks().count() * 2).unwrap_or(u32::MAX).clamp(1, self.most);
+        let Ok(_slot) = self.slots.acquire_many(files).await else { return };
+        let place = match &key.address {
+            Address::Socket(address) => Place::Socket(*address),
+            Address::Unix(path) => Place::Unix(path),
+        };
+        let (pool, name) = key.names.as_deref().map_or(("", ""), |(pool, name)| (pool, name));
+        let prober = Arc::clone(&probe.prober.borrow());
+        let begin = Instant::now();
+        let outcome = prober.ask(&Target { place, name, pool }, key.timeout).await;
+        probe.observe(&outcome, begin.elapsed(), self);
     }
 }
 
-impl Subject {
+impl Probe {
     /// Whether sessions since the last look are proof enough: some were served, and none failed.
-    fn is_trusted(&mut self) -> bool {
-        let mut is_trusted = !self.watchers.is_empty();
-        for w in &mut self.watchers {
-            let trusts = w.pool.health.as_ref().is_some_and(|h| h.trust_traffic);
+    fn is_trusted(&self) -> bool {
+        let mut watchers = self.watchers.borrow_mut();
+        let mut is_trusted = !watchers.is_empty();
+        for w in watchers.iter_mut() {
+            if !w.pool.health.as_ref().is_some_and(|h| h.trust_traffic) {
+                return false;
+            }
             let before = std::mem::replace(&mut w.tries, w.pool.endpoints[w.index].stats.tries());
             let has_served = w.tries.0 > before.0 && w.tries.1 == before.1;
-            is_trusted &= trusts && has_served && w.judge.verdict() == Verdict::Up && !w.judge.is_wavering();
+            is_trusted &= has_served && w.judge.verdict() == Verdict::Up && !w.judge.is_wavering();
         }
         is_trusted
     }
 
     /// How long until the next check, and whether that is from now on and not by the probe's phase: a verdict may be changing.
-    fn distance(&self) -> (Duration, bool) {
-        let healths = || self.watchers.iter().filter_map(|w| w.pool.health.as_ref().map(|h| (h, &w.judge)));
-        let every = healths().map(|(h, _)| h.every).min().unwrap_or(Duration::from_secs(1));
+    /// `None` if nobody wants to know.
+    fn distance(&self) -> Option<(Duration, bool)> {
+        let watchers = self.watchers.borrow();
+        let healths = || watchers.iter().filter_map(|w| w.pool.health.as_ref().map(|h| (h, &w.judge)));
+        let every = healths().map(|(h, _)| h.every).min()?;
         let fast = healths().filter(|(_, judge)| judge.is_wavering()).map(|(h, _)| h.fast_every).min();
-        match fast.filter(|&fast| fast < every) {
+        Some(match fast.filter(|&fast| fast < every) {
             Some(fast) => (fast, true),
             None => (every, false),
-        }
+        })
     }
 
-    fn observe(&mut self, outcome: &Outcome, took: Duration, desk: &Desk) {
+    fn observe(&self, outcome: &Outcome, took: Duration, desk: &Desk) {
         let now = desk.shared.now();
-        for w in &mut self.watchers {
+        for w in self.watchers.borrow_mut().iter_mut() {
             let Some(health) = &w.pool.health else { continue };
             w.pool.endpoints[w.index].stats.note_check(outcome);
             w.pool.check_times.of(0).add(took);

@@ -77,7 +77,7 @@ impl Builder<'_> {
     }
 
     fn build_protocol(&mut self, word: &Word, node: &Node) -> Option<Protocol> {
-        Some(match word.text.as_str() {
+        Some(match word.text.as_ref() {
             "tcp" => Protocol::Tcp(
                 node.get("exchange").map_or_else(Vec::new, |n| n.items().iter().filter_map(step).collect()),
             ),
@@ -115,7 +115,7 @@ impl Builder<'_> {
             method: node.string("method")?,
             path: node.string("path")?,
             host: node.string("host"),
-            headers: headers.iter().filter_map(|(k, v)| Some((k.text.clone(), v.text()?.to_owned()))).collect(),
+            headers: headers.iter().filter_map(|(k, v)| Some((k.text.to_string(), v.text()?.to_owned()))).collect(),
             status: node.get("status")?.items().iter().filter_map(|n| scalar::status(n.text()?).ok()).collect(),
             body: node.get("body").and_then(pattern),
             http2: node.get("version").and_then(Node::text) == Some("2"),

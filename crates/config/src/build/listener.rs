@@ -58,7 +58,7 @@ impl Builder<'_> {
         let limits = node.get("limits");
         let per_source = limits.and_then(|l| l.get("per_source")).and_then(|n| self.build_per_source(n));
         Listener {
-            name: word.text.clone(),
+            name: word.text.to_string(),
             bind,
             access: self.build_access(node.get("access")),
             peer_access: self.build_access(node.get("peer_access")),
@@ -73,7 +73,7 @@ impl Builder<'_> {
     fn build_bind(&mut self, listener: &Word, node: &Node, taken: &mut Vec<Taken>) -> Option<Bind> {
         let backlog = node.integer("backlog").unwrap_or(4096);
         let misplaced = |builder: &mut Self, keys: &[&str], of: &str| {
-            for (word, _) in node.entries().iter().filter(|(w, _)| keys.contains(&w.text.as_str())) {
+            for (word, _) in node.entries().iter().filter(|(w, _)| keys.contains(&w.text.as_ref())) {
                 builder.error(
                     word.span,
                     format!("`{}` is only for {of}", word.text),
@@ -99,7 +99,7 @@ impl Builder<'_> {
                 let message = format!("`{}` is taken by listener `{name}` already", at.shown());
                 self.error(at.span, message, "overlaps", help);
             }
-            taken.push(Taken { place: Place::Unix(path.clone()), span: at.span, listener: listener.text.clone() });
+            taken.push(Taken { place: Place::Unix(path.clone()), span: at.span, listener: listener.text.to_string() });
             let mode = node.get("mode").and_then(Node::text).and_then(|t| scalar::mode(t).ok());
             return Some(Bind::Unix { path, mode, group: node.string("group"), backlog });
         }
@@ -129,7 +129,7 @@ impl Builder<'_> {
         taken.push(Taken {
             place: Place::Tcp(address, interface.clone()),
             span: at.span,
-            listener: listener.text.clone(),
+            listener: listener.text.to_string(),
         });
         Some(Bind::Tcp { address, freebind: node.is_on("freebind"), interface, backlog })
     }
@@ -142,7 +142,7 @@ impl Builder<'_> {
 
     fn build_per_source(&mut self, node: &Node) -> Option<PerSource> {
         let Some(max_sessions) = node.integer("sessions") else {
-            if node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_str())) {
+            if node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_ref())) {
                 self.error(node.span, "`per_source` limits nothing", "incomplete", "add `sessions: N`");
             }
             return None;

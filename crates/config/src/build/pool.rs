@@ -30,7 +30,7 @@ impl Builder<'_> {
         let (tiers, failback) = self.build_tiers(node, &endpoints);
         let tiers = self.build_places(node, tiers, &mut endpoints);
         Pool {
-            name: word.text.clone(),
+            name: word.text.to_string(),
             balance,
             key,
             tiers,
@@ -203,5 +203,5 @@ fn build_drain(node: Option<&Node>) -> Drain {
 
 /// The word that was chosen for `key`, and what stands under it.
 pub(super) fn chosen<'a>(node: &'a Node, key: &str) -> Option<(&'a str, &'a Node)> {
-    node.get(key)?.entries().first().map(|(word, value)| (word.text.as_str(), value))
+    node.get(key)?.entries().first().map(|(word, value)| (word.text.as_ref(), value))
 }

@@ -65,7 +65,7 @@ impl Builder<'_> {
             node.and_then(|n| n.get("always")).map(Node::items).unwrap_or_default().iter().filter_map(Node::text);
         let always = named.filter_map(|text| Reason::ALL.iter().find(|r| r.as_str() == text).copied()).collect();
         let fields = node.and_then(|n| n.get("fields")).map(Node::entries).unwrap_or_default();
-        for (word, _) in fields.iter().filter(|(word, _)| RECORD.contains(&word.text.as_str())) {
+        for (word, _) in fields.iter().filter(|(word, _)| RECORD.contains(&word.text.as_ref())) {
             let message = format!("`{}` is a member of every record already", word.text);
             self.error(word.span, message, "taken", "choose another name for the field");
         }
@@ -80,7 +80,7 @@ impl Builder<'_> {
                 .and_then(|t| scalar::share(t).ok())
                 .unwrap_or(10_000),
             always,
-            fields: fields.iter().filter_map(|(k, v)| Some((k.text.clone(), v.text()?.to_owned()))).collect(),
+            fields: fields.iter().filter_map(|(k, v)| Some((k.text.to_string(), v.text()?.to_owned()))).collect(),
         }
     }
 
