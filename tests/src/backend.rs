@@ -51,7 +51,16 @@ impl Backend {
     /// If it cannot listen there.
     #[must_use]
     pub fn start_at(ip: IpAddr, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((ip, 0)).expect("listen");
+        Self::start_on((ip, 0).into(), handler)
+    }
+
+    /// As [`Backend::start`], at an address and a port.
+    ///
+    /// # Panics
+    /// If it cannot listen there.
+    #[must_use]
+    pub fn start_on(address: SocketAddr, handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("listen");
         let address = listener.local_addr().expect("address");
         let mut backend = Self { address, handler: Arc::new(handler), accepted: Arc::default(), running: None };
         backend.serve(listener);

@@ -14,10 +14,10 @@ fn metadata() -> Metadata {
 /// For each crate of ours, the crates of ours that it may use.
 fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
     const CONFIG: &[&str] = &["balance", "flow", "judge", "policy"];
-    const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "tls", "health", "net"];
+    const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "tls", "health", "discovery", "net"];
     const ADMIN: &[&str] = &["balance", "flow", "judge", "policy", "config", "net", "runtime"];
     const BINARY: &[&str] =
-        &["balance", "flow", "judge", "policy", "config", "tls", "health", "net", "runtime", "admin"];
+        &["balance", "flow", "judge", "policy", "config", "tls", "health", "discovery", "net", "runtime", "admin"];
     BTreeMap::from([
         ("floodway-balance", &[] as &[&str]),
         ("floodway-flow", &[]),
@@ -25,6 +25,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-policy", &[]),
         ("floodway-config", CONFIG),
         ("floodway-health", &["judge", "net", "tls"]),
+        ("floodway-discovery", &["judge", "tls"]),
         ("floodway-tls", &[]),
         ("floodway-net", &[]),
         ("floodway-runtime", RUNTIME),

@@ -41,6 +41,7 @@ impl Collector for Scrape {
         pools(&mut out, &snapshot)?;
         endpoints(&mut out, &snapshot)?;
         checks(&mut out, &snapshot)?;
+        discovery(&mut out, &snapshot, self.shared.now())?;
         self.process(&mut out, &snapshot)
     }
 }
@@ -183,6 +184,25 @@ fn endpoints(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
         snapshot.pools.iter().filter_map(|p| Some(([("pool", p.name.as_str())], f64::from(p.queue_length()?))));
     out.gauge("pool_queue_length", "Sessions that wait for room", queues)?;
     out.counter("endpoint_ejections", "Times that the endpoint was taken out since it failed traffic", ejections)
+}
+
+fn discovery(out: &mut Out<'_>, snapshot: &Snapshot, now: Duration) -> Result<(), Error> {
+    let all: Vec<_> = snapshot
+        .pools
+        .iter()
+        .flat_map(|p| p.sources.iter().map(|s| ([("pool", p.name.as_str()), ("source", s.name.as_str())], s, s.seen())))
+        .collect();
+    let desired = all.iter().map(|(labels, _, seen)| (*labels, seen.desired as f64));
+    out.gauge("discovery_endpoints_desired", "Endpoints that the last good answer named", desired)?;
+    let actual = all.iter().map(|(labels, _, seen)| (*labels, seen.actual as f64));
+    out.gauge("discovery_endpoints", "Endpoints of the source that are in force", actual)?;
+    let moment = |at| since_epoch(now.saturating_sub(at));
+    let good = all.iter().filter_map(|(labels, _, seen)| Some((*labels, moment(seen.last_good?))));
+    out.gauge("discovery_last_good_timestamp_seconds", "When the last good answer came", good)?;
+    let answers = all.iter().flat_map(|(labels, source, _)| {
+        source.answers().map(|(word, n)| ([labels[0], labels[1], ("answer", word)], n))
+    });
+    out.counter("discovery_answers", "Answers of sources, by what they were", answers)
 }
 
 fn checks(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use floodway_config::{Config, ObjectKind, Op, Plan};
 use floodway_net::TcpFacts;
 use floodway_runtime::{
     ByHand, Endpoint, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot,
+    SourceState,
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -31,14 +32,14 @@ pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[Str
         "sessions": sessions,
         "max_sessions": most_sessions,
         "listeners": listeners.collect::<Vec<_>>(),
-        "pools": snapshot.pools.iter().map(|p| pool(p)).collect::<Vec<_>>(),
+        "pools": snapshot.pools.iter().map(|p| pool(p, shared.now())).collect::<Vec<_>>(),
         "reloads": { "applied": applied, "rejected": rejected },
         "needs_restart": needs_restart,
         "last_error": shared.last_error(),
     })
 }
 
-fn pool(pool: &Pool) -> Value {
+fn pool(pool: &Pool, now: Duration) -> Value {
     let endpoints = pool.endpoints.iter().enumerate().map(|(i, e)| {
         let state = pool.state(i);
         json!({
@@ -57,6 +58,22 @@ fn pool(pool: &Pool) -> Value {
         "queued": pool.queue_length(),
         "remembered": pool.remembered(),
         "endpoints": endpoints.collect::<Vec<_>>(),
+        "sources": pool.sources.iter().map(|s| source(s, now)).collect::<Vec<_>>(),
+    })
+}
+
+/// A source of endpoints, and why those in force are not those that it names.
+fn source(source: &SourceState, now: Duration) -> Value {
+    let seen = source.seen();
+    json!({
+        "name": source.name,
+        "desired": seen.desired,
+        "actual": seen.actual,
+        "why": seen.difference,
+        "last_good_seconds_ago": seen.last_good.map(|at| now.saturating_sub(at).as_secs()),
+        "last_error": seen.last_error,
+        "next_in_seconds": seen.next.map(|at| at.saturating_sub(now).as_secs()),
+        "answers": source.answers().collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
 

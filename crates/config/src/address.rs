@@ -23,6 +23,15 @@ impl Address {
     }
 }
 
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Named(Named { host, port }) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,15 +114,30 @@ pub(crate) fn socket(text: &str) -> Result<BindAddress, Fault> {
     Ok(bind)
 }
 
-const ENDPOINT: &str = "write an address and a port: 10.0.0.11:5432, \"[2001:db8::1]:5432\", unix:/run/app.sock";
+const ENDPOINT: &str =
+    "write an address and a port: 10.0.0.11:5432, \"[2001:db8::1]:5432\", db.internal:5432, unix:/run/app.sock";
 
-/// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`. Names and relative ports are for a later version.
-pub(crate) fn endpoint(text: &str) -> Result<Address, Fault> {
+/// A name with a port: every address that the name has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// Where endpoints are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Where {
+    At(Address),
+    Named(Named),
+}
+
+/// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`, `db.internal:5432`. Relative ports are for a later version.
+pub(crate) fn endpoint(text: &str) -> Result<Where, Fault> {
     if let Some(path) = text.strip_prefix("unix:") {
         // sun_path holds 108 bytes with the final NUL (unix(7)).
         return match path.len() {
             0 => fault("no path", ENDPOINT),
-            1..=107 => Ok(Address::Unix(path.into())),
+            1..=107 => Ok(Where::At(Address::Unix(path.into()))),
             _ => fault("too long: the path of a unix socket has at most 107 bytes", "choose a shorter path"),
         };
     }
@@ -131,10 +155,47 @@ pub(crate) fn endpoint(text: &str) -> Result<Address, Fault> {
     }
     match ip(host) {
         Ok(ip) if ip.is_unspecified() => fault("no address that can be connected to", ENDPOINT),
-        Ok(ip) => Ok(Address::Socket(SocketAddr::new(ip, port))),
-        Err(fault) if is_host_name(host) => Err(if fault.help.is_some() { fault } else { later("names (DNS) are") }),
+        Ok(ip) => Ok(Where::At(Address::Socket(SocketAddr::new(ip, port)))),
+        Err(fault) if fault.help.is_none() && is_host_name(host) => {
+            Ok(Where::Named(Named { host: host.to_owned(), port }))
+        }
+        Err(fault) if fault.help.is_some() => Err(fault),
         Err(_) => fault("no address", ENDPOINT),
     }
+}
+
+/// A name with a port, and nothing else.
+pub(crate) fn host_port(text: &str) -> Result<Named, Fault> {
+    const HOST: &str = "write a name and a port, like db.internal:5432";
+    match endpoint(text) {
+        Ok(Where::Named(named)) => Ok(named),
+        Ok(Where::At(Address::Socket(_))) => fault("an address, which needs no DNS", "give it as `address`"),
+        Ok(Where::At(Address::Unix(_))) => fault("no name", HOST),
+        Err(fault) => Err(Fault { help: Some(HOST.into()), ..fault }),
+    }
+}
+
+/// A name in DNS, like `_pg._tcp.internal`.
+pub(crate) fn host_name(text: &str) -> Result<(), Fault> {
+    match is_host_name(text.strip_suffix('.').unwrap_or(text)) {
+        true => Ok(()),
+        false => fault("no name in DNS", "write a name like _pg._tcp.internal, without a port"),
+    }
+}
+
+/// `http://HOST[:PORT][/PATH]`, or `https://…`.
+pub(crate) fn url(text: &str) -> Result<(), Fault> {
+    const URL: &str = "write a URL like http://10.0.0.9:8080/members.json";
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let Some(rest) = rest else { return fault("no URL", URL) };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    if host.contains('@') {
+        return fault("a URL with a user", "write the credentials as a header: they must not stand in a log");
+    }
+    if host.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
+        return fault("no URL", URL);
+    }
+    Ok(())
 }
 
 fn later(what: &str) -> Fault {
@@ -206,7 +267,13 @@ mod tests {
     fn endpoints() {
         assert_eq!(endpoint("10.0.0.1:5432").map(|a| a.to_string()).as_deref(), Ok("10.0.0.1:5432"));
         assert_eq!(endpoint("unix:/run/x.sock").map(|a| a.to_string()).as_deref(), Ok("unix:/run/x.sock"));
-        assert!(endpoint("db.internal:5432").is_err_and(|f| f.later));
+        let named = Named { host: "db.internal".into(), port: 5432 };
+        assert_eq!(endpoint("db.internal:5432"), Ok(Where::Named(named.clone())));
+        assert_eq!(host_port("db.internal:5432"), Ok(named));
+        assert!(host_port("10.0.0.1:5432").is_err() && host_port("db.internal").is_err());
+        assert!(host_name("_pg._tcp.internal").is_ok() && host_name("_pg._tcp.internal:5432").is_err());
+        assert!(url("http://10.0.0.9/x.json").is_ok() && url("https://consul:8501").is_ok());
+        assert!(url("ftp://x").is_err() && url("http:///x").is_err() && url("http://u:p@x/").is_err());
         assert!(endpoint("10.0.0.1:same").is_err_and(|f| f.later));
         assert!(endpoint("10.0.0.1:+1000").is_err_and(|f| f.later));
         for wrong in ["10.0.0.1", "10.0.0.1:0", "10.0.0.256:80", ":80", "0.0.0.0:80", "unix:", "::1:80", "a b:80"] {

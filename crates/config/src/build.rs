@@ -1,6 +1,7 @@
 //! From a tree in its final form to a [`Config`]: values are typed, names resolved, sense checked.
 
 mod balance;
+mod discovery;
 mod health;
 mod listener;
 mod pool;

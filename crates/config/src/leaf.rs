@@ -24,6 +24,12 @@ pub(crate) enum Leaf {
     Bind,
     Endpoint,
     Socket,
+    /// A name with a port.
+    HostPort,
+    /// A name in DNS.
+    HostName,
+    /// Of a web server.
+    Url,
     /// Bytes in hexadecimal.
     Hex,
     /// A regular expression over bytes.
@@ -84,6 +90,9 @@ impl Leaf {
             Self::Bind => address::bind(text).map(drop),
             Self::Endpoint => address::endpoint(text).map(drop),
             Self::Socket => address::socket(text).map(drop),
+            Self::HostPort => address::host_port(text).map(drop),
+            Self::HostName => address::host_name(text),
+            Self::Url => address::url(text),
             Self::Hex => scalar::hex(text).map(drop),
             Self::Regex => regex(text),
             Self::Status => scalar::status(text).map(drop),
@@ -132,6 +141,9 @@ impl Leaf {
             Self::Bind => "address to listen on".into(),
             Self::Endpoint => "address to connect to".into(),
             Self::Socket => "address and port".into(),
+            Self::HostPort => "name and port".into(),
+            Self::HostName => "name in DNS".into(),
+            Self::Url => "URL".into(),
             Self::Hex => "bytes in hexadecimal".into(),
             Self::Regex => "regular expression".into(),
             Self::Status => "code of HTTP or range of them".into(),
@@ -148,6 +160,9 @@ impl Leaf {
         let whole = |s: &str| Some(format!("^(?:{s})$"));
         match *self {
             Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint | Self::Regex => None,
+            Self::HostPort => whole(".+:\\d+"),
+            Self::HostName => whole("[a-zA-Z0-9_.-]+"),
+            Self::Url => whole("https?://.+"),
             Self::Hex => whole("(?:[0-9a-fA-F]{2}[ :]?)+"),
             Self::Status => whole("[1-5]\\d\\d(?:-[1-5]\\d\\d)?"),
             Self::Lag => whole("[0-9a-zA-Z]+"),

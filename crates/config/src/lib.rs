@@ -15,6 +15,7 @@ mod build;
 mod effective;
 mod leaf;
 mod load;
+mod members;
 mod plan;
 mod problem;
 mod scalar;

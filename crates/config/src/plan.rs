@@ -291,9 +291,9 @@ fn add_pool<'a>(all: &mut BTreeMap<Identity<'a>, Object<'a>>, word: &'a Word, po
     let id = Identity { kind: ObjectKind::Pool, name: &word.text, address: String::new() };
     all.insert(id, Object { name: word.text.to_string(), node: pool, section: &POOL, without: &["endpoints"] });
     for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
-        let address = endpoint.get("address").and_then(Node::text).unwrap_or_default();
-        let name = format!("{}/{}", word.text, endpoint.get("name").and_then(Node::text).unwrap_or(address));
-        let id = Identity { kind: ObjectKind::Endpoint, name: &word.text, address: Leaf::Endpoint.meaning(address) };
+        let (address, shown) = whereabouts(endpoint);
+        let name = format!("{}/{}", word.text, endpoint.get("name").and_then(Node::text).unwrap_or(&shown));
+        let id = Identity { kind: ObjectKind::Endpoint, name: &word.text, address };
         all.insert(id, Object { name, node: endpoint, section: &ENDPOINT, without: &[] });
     }
 }
@@ -365,6 +365,25 @@ fn meaning(node: &Node, kind: &Kind, names: &mut BTreeSet<String>) -> String {
         (_, Value::Text(text)) => text.clone(),
         _ => String::new(),
     }
+}
+
+/// What an endpoint is known by, and how that is shown: its address, or whom to ask for addresses.
+fn whereabouts(endpoint: &Node) -> (String, String) {
+    let given = |name: &&&str| endpoint.get(name).is_some();
+    let Some(&key) = ENDPOINT.one_of.iter().find(given) else { return Default::default() };
+    let Some(node) = endpoint.get(key) else { return Default::default() };
+    if key == "address" {
+        let address = node.text().unwrap_or_default();
+        return (Leaf::Endpoint.meaning(address), node.shown().to_owned());
+    }
+    let kind = ENDPOINT.key(key).map(|k| &k.kind);
+    let meant = kind.map(|kind| meaning(node, kind, &mut BTreeSet::new())).unwrap_or_default();
+    // What a map is known by is its first key that must be given: the URL, the service.
+    let inner = match kind {
+        Some(Kind::TextOr(name, _)) => node.get(name).map_or("", Node::shown),
+        _ => node.shown(),
+    };
+    (format!("{key} {meant}"), format!("{key} {inner}"))
 }
 
 /// The meaning of a map, whose order says nothing; `kind` gives what stands under a key.

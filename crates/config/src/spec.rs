@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
-use floodway_judge::{Ask, EjectionRules, Rules};
+use floodway_judge::{Ask, EjectionRules, MembershipRules, Rules, Source};
 use floodway_policy::{Access, Prefix, SourcePrefix};
 
 use crate::{Address, BindAddress};
@@ -153,8 +153,14 @@ pub struct Pool {
     pub sticky: Option<Sticky>,
     /// When an endpoint that fails traffic is taken out; `None` is never.
     pub ejection: Option<EjectionRules>,
-    /// At least one.
+    /// Those that the file names; at least one, or a source.
     pub endpoints: Vec<Endpoint>,
+    /// Where others are found.
+    pub sources: Vec<Found>,
+    /// How far the sources are believed.
+    pub membership: MembershipRules,
+    /// What tier an endpoint is in.
+    pub places: Places,
     /// Active checks; `None` leaves every endpoint unchecked.
     pub health: Option<Health>,
     /// Whether its checks name a role: then nobody is fit before it has said so.
@@ -173,6 +179,41 @@ pub struct Pool {
     pub retries: u32,
     /// How sessions leave an endpoint.
     pub drain: Drain,
+}
+
+/// Endpoints that a source gives, and what they are where the source does not tell.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Unique in its pool.
+    pub name: String,
+    /// Whom to ask.
+    pub source: Source,
+    /// Share of new sessions of each.
+    pub weight: u32,
+    /// Most sessions of each at a time.
+    pub max_sessions: Option<u32>,
+    /// The operator's word for all.
+    pub state: Admin,
+    /// Added to the tier that the source gives.
+    pub tier: u32,
+    /// Where they stand.
+    pub zone: Option<String>,
+}
+
+/// How endpoints of a pool come to their tiers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// As each says.
+    AsGiven,
+    /// Those of this zone first.
+    Zone(String),
+    /// Some of them first, the same ones for the same node.
+    Subset {
+        /// What this process is known by.
+        node: u64,
+        /// How many.
+        size: usize,
+    },
 }
 
 /// What a flow is known by.
@@ -228,6 +269,8 @@ pub struct Endpoint {
     pub state: Admin,
     /// When it serves: lower ones first.
     pub tier: u32,
+    /// Where it stands.
+    pub zone: Option<String>,
 }
 
 /// Active checks of a pool.

@@ -3,8 +3,10 @@
 //! The builder checks against this table, `floodway schema` and the documentation are printed from it. A key of the
 //! contract that this version does not serve yet stands in it as [`Key::later`], so that it is refused by name.
 
+mod discovery;
 mod health;
 
+use discovery::DISCOVERY;
 use health::HEALTH;
 
 use crate::leaf::Leaf;
@@ -311,7 +313,7 @@ pub(crate) static POOL: Section = section(
             Kind::Section(&SUBSET),
             "Uses some endpoints of a large pool; the others where none of these is fit.",
         ),
-        Key::later("discovery", "How found endpoints come and go."),
+        Key::new("discovery", Kind::Section(&DISCOVERY), "How far sources of endpoints are believed.").or("{}"),
         Key::new(
             "ejection",
             OffOr(&EJECTION),
@@ -504,7 +506,7 @@ pub(crate) static ENDPOINT: Section = Section {
         Key::new(
             "address",
             Kind::Leaf(Leaf::Endpoint),
-            "`10.0.0.11:5432`, `\"[2001:db8::1]:5432\"` or `unix:/run/app.sock`.",
+            "`10.0.0.11:5432`, `\"[2001:db8::1]:5432\"` or `unix:/run/app.sock`; `db.internal:5432` is the same as `dns`.",
         ),
         Key::new(
             "weight",
@@ -521,11 +523,12 @@ pub(crate) static ENDPOINT: Section = Section {
         .or("enabled"),
         Key::new("zone", Kind::Leaf(Name), "Where it stands, for `zones`."),
         Key::new("tier", Kind::Leaf(Integer(0, 1000)), "When it serves: lower ones first, as `tiers` says.").or("0"),
-        Key::later("dns", "A name with many addresses."),
-        Key::later("srv", "A service in DNS."),
-        Key::later("file", "A watched list."),
-        Key::later("http", "A polled list."),
-        Key::later("consul", "A Consul service."),
+        discovery::DNS,
+        discovery::SRV,
+        discovery::RESOLVERS,
+        discovery::FILE,
+        discovery::HTTP,
+        discovery::CONSUL,
     ],
     one_of: &["address", "dns", "srv", "file", "http", "consul"],
 };

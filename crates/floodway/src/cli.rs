@@ -303,7 +303,11 @@ pub(crate) struct FailbackArgs {
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {
     /// Which listener
-    pub(crate) listener: String,
+    #[arg(required_unless_present = "pool")]
+    pub(crate) listener: Option<String>,
+    /// A pool of the running process instead: where its endpoints come from, and why
+    #[arg(long, value_name = "NAME", conflicts_with = "listener")]
+    pub(crate) pool: Option<String>,
     #[command(flatten)]
     pub(crate) file: FileArg,
     #[command(flatten)]

@@ -197,6 +197,7 @@ impl Control {
         let mut ended = std::pin::pin!(ended);
         loop {
             let timer = self.next_time();
+            let found = self.running.found();
             tokio::select! {
                 // What a take-over has begun is carried to its end, one way or the other: that takes a minute at the most.
                 () = &mut ended, if self.take_over.is_none() => return End::Signal,
@@ -208,6 +209,7 @@ impl Control {
                 () = self.watch.settled(), if self.checked.config.reload.watch && self.take_over.is_none() => {
                     let _ = self.reload(None, None).await;
                 }
+                () = found => self.running.take_members(),
                 // Whoever asked may have gone when there is an answer.
                 Some(Asked { call, by, answer }) = asked.recv() => match call {
                     Call::Session(id) => {

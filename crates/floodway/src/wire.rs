@@ -88,6 +88,7 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         let signals = Signals::new().context("cannot watch for signals")?;
         let logs = Arc::new(opened.logs);
         let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.by_hand)?;
+        running.first_members().await;
         if let Some(predecessor) = &mut predecessor {
             predecessor.until_left()?;
         }

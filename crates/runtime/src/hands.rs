@@ -8,8 +8,8 @@ use floodway_config::{Config, PoolId};
 use floodway_flow::Reason;
 
 use crate::by_hand::{AllByHand, ByHand};
+use crate::departed::Departed;
 use crate::drain::ask;
-use crate::server::random;
 use crate::session::{Choice, Facts, SessionId, SessionInfo};
 use crate::translate::Making;
 use crate::worker::Context;
@@ -52,7 +52,7 @@ impl Running {
     pub fn set_by_hand(&mut self, by_hand: AllByHand) {
         self.by_hand = by_hand;
         let old = self.shared.snapshot();
-        self.swap(&old);
+        self.swap(&old, old.generation);
         self.drain_what_is_withheld();
     }
 
@@ -145,6 +145,5 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
 /// The snapshot of a process that has just started with `config`: no session, and no check has answered.
 #[must_use]
 pub fn fresh_snapshot(config: &Config) -> Snapshot {
-    Making { old: None, by_hand: &AllByHand::new(), lanes: 1, key: [random(), random()], now: Duration::ZERO }
-        .snapshot(config)
+    Making::at_start(&AllByHand::new(), &Departed::default(), 1).snapshot(config)
 }

@@ -133,7 +133,7 @@ pub(crate) async fn wait(
                 done => return done,
             }
             // It knows the pool as it was when it came: those who know it as it is may find room.
-            if !has_stepped_back && session.generation() < context.view().snapshot.generation {
+            if !has_stepped_back && session.revision() < context.view().snapshot.revision {
                 has_stepped_back = true;
                 place.step_back();
             }

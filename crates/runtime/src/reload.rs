@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use floodway_balance::{Admin, Health};
-use floodway_config::{Config, ObjectKind};
+use floodway_config::{Address, Config, ObjectKind};
 use floodway_flow::Reason;
 use floodway_net::Inherited;
 
@@ -17,6 +18,10 @@ use crate::snapshot::{Pool, Snapshot};
 use crate::tiers::fail_over;
 use crate::translate::Making;
 use crate::{Running, StartError};
+
+/// Longer than a session that was accepted under a snapshot takes to choose in it, and less than an address that left may go
+/// on to get sessions.
+const CHOICE: Duration = Duration::from_millis(50);
 
 /// What a new configuration does to one live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +74,11 @@ impl<'a> Judgement<'a> {
 
 impl Running {
     /// Which live sessions `config` would end or drain, if it were applied now: exactly those that [`Running::apply`] does.
-    pub async fn preview(&self, config: &Config) -> Vec<Fate> {
+    pub async fn preview(&self, config: &Arc<Config>) -> Vec<Fate> {
         let sessions = self.sessions().await;
+        let config = self.discovery.complete(config);
         let now = Judgement::new(&self.config, &self.by_hand);
-        let then = Judgement::new(config, &self.by_hand);
+        let then = Judgement::new(&config, &self.by_hand);
         // What is leaving already is not this configuration's doing.
         sessions.iter().filter(|s| now.of(s).is_none()).filter_map(|s| then.of(s)).collect()
     }
@@ -98,13 +104,17 @@ impl Running {
             return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
         }
         let probers = crate::checks::prepare(&config)?;
+        let askers = self.discovery.prepare(&config)?;
         let prepared = self.doors.prepare(&config, count, &mut Inherited::default())?;
         self.grow_workers(count)?;
         let fates = self.preview(&config).await;
         let old = self.shared.snapshot();
-        self.config = config;
+        self.discovery.follow(&config, askers);
+        self.discovery.wait_for_answers().await;
+        self.config = self.discovery.complete(&config);
+        self.file = config;
         self.checks.set(probers, self.config.runtime.checks);
-        let new = self.swap(&old);
+        let new = self.swap(&old, old.generation + 1);
         let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
         self.shared.permits.set_limit(self.budget.sessions.min(most));
         let moves = self.doors.commit(prepared, &self.config, count);
@@ -121,11 +131,49 @@ impl Running {
         Ok(fates)
     }
 
+    /// Resolves when discovery has found other endpoints than those in force, for [`Running::take_members`].
+    pub fn found(&self) -> impl Future<Output = ()> + use<> {
+        let settled = self.discovery.settled();
+        async move { settled.notified().await }
+    }
+
+    /// Puts the endpoints in force that discovery found. Sessions of those that left leave as `drain` says.
+    pub fn take_members(&mut self) {
+        let old = self.shared.snapshot();
+        self.config = self.discovery.complete(&self.file);
+        let new = self.swap(&old, old.generation);
+        for (before, after) in old.pools.iter().zip(&new.pools).filter(|(_, after)| !after.sources.is_empty()) {
+            let known: HashSet<&Address> = before.endpoints.iter().map(|e| &e.address).collect();
+            let came = after.endpoints.iter().filter(|e| !known.contains(&e.address)).count();
+            let left = before.endpoints.len() + came - after.endpoints.len();
+            if came + left > 0 {
+                tracing::info!(pool = after.name, came, left, endpoints = after.endpoints.len(), "endpoints changed");
+            }
+        }
+        self.drain_what_is_gone(&old, &new);
+        self.drain_what_is_withheld();
+    }
+
+    /// Waits for the first answers of sources of endpoints, some seconds at the most, and puts what they gave in force.
+    pub async fn first_members(&mut self) {
+        if !self.discovery.is_idle() {
+            self.discovery.wait_for_answers().await;
+            self.take_members();
+        }
+    }
+
     /// Builds the snapshot of the configuration of now, and puts it in force.
-    pub(crate) fn swap(&mut self, old: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let key = [random(), random()];
-        let making =
-            Making { old: Some(old), by_hand: &self.by_hand, lanes: self.shared.lanes, key, now: self.shared.now() };
+    pub(crate) fn swap(&mut self, old: &Arc<Snapshot>, generation: u64) -> Arc<Snapshot> {
+        let making = Making {
+            old: Some(old),
+            by_hand: &self.by_hand,
+            generation,
+            discovery: Some(&self.discovery),
+            departed: &self.departed,
+            lanes: self.shared.lanes,
+            key: [random(), random()],
+            now: self.shared.now(),
+        };
         let new = Arc::new(making.snapshot(&self.config));
         self.shared.snapshot.store(Arc::clone(&new));
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
@@ -137,17 +185,26 @@ impl Running {
 
     /// Sessions of endpoints and listeners that are in `old` only leave, as the `drain` of their pool says.
     fn drain_what_is_gone(&mut self, old: &Snapshot, new: &Snapshot) {
+        let now = self.shared.now();
         let stay: HashSet<*const crate::snapshot::Stats> =
             new.pools.iter().flat_map(|p| &p.endpoints).map(|e| Arc::as_ptr(&e.stats)).collect();
+        let mut withdrawn = Vec::new();
         let new_pools: HashMap<&str, &Arc<Pool>> = new.pools.iter().map(|p| (p.name.as_str(), p)).collect();
         for pool in &old.pools {
             let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
             for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
-                // Sessions that are still choosing in the old pool do not choose it any more.
-                pool.balance.withdraw(i);
+                withdrawn.push((Arc::clone(&pool.balance), i));
+                self.departed.note(pool, i, now);
                 self.drains.borrow_mut().begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
+        tokio::task::spawn_local(async move {
+            // Who chooses in the old pool just now may find nobody else in it.
+            tokio::time::sleep(CHOICE).await;
+            // Who chooses again later, after a connect that failed, does not choose them any more.
+            withdrawn.into_iter().for_each(|(balance, i)| balance.withdraw(i));
+        });
+        self.departed.tidy(now, |stats| stay.contains(&Arc::as_ptr(stats)));
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
         for gone in old.listeners.iter().filter(|l| !listeners.contains(l.name.as_str())) {
             let drain = old.pools.get(gone.forward.0).map(|p| p.drain);

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use floodway_config::Config;
+use floodway_config::{Config, Pool};
 use floodway_flow::{Permits, Reason};
 use floodway_net::{BindError, Inherited, PipeCap, SocketFile};
 use thiserror::Error;
@@ -21,6 +21,8 @@ use tokio::sync::{Notify, oneshot};
 use crate::by_hand::AllByHand;
 use crate::checks::Checks;
 use crate::counters::Lanes;
+use crate::departed::Departed;
+use crate::discovery::Discovery;
 use crate::doors::{Doors, Moves, Prepared};
 use crate::drain::Drains;
 use crate::shared::Reloads;
@@ -38,6 +40,16 @@ pub enum StartError {
         listener: String,
         /// Who must act.
         error: BindError,
+    },
+    /// A source of endpoints cannot be made ready.
+    #[error("pool `{pool}`, {source_name}: {error}")]
+    Source {
+        /// Of which pool.
+        pool: String,
+        /// Which source.
+        source_name: String,
+        /// What cannot be read.
+        error: String,
     },
     /// A check cannot be made ready.
     #[error("the checks of pool `{pool}`: {error}")]
@@ -99,7 +111,8 @@ impl Server {
             return Err(StartError::NoRoom(self.open_files));
         }
         let lanes = self.workers.max(cores());
-        let making = Making { old: None, by_hand: &by_hand, lanes, key: [random(), random()], now: Duration::ZERO };
+        let departed = Departed::default();
+        let making = Making::at_start(&by_hand, &departed, lanes);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(making.snapshot(&self.config)),
             permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
@@ -128,7 +141,13 @@ impl Server {
         let drains = Rc::new(RefCell::new(Drains::default()));
         let checks = Checks::new(probers, budget.probes, Arc::clone(&shared), Rc::clone(&drains), Rc::clone(&workers));
         checks.set_rate(self.config.runtime.checks);
+        let mut discovery = Discovery::new(Arc::clone(&shared));
+        let askers = discovery.prepare(&self.config)?;
+        discovery.follow(&self.config, askers);
         let mut running = Running {
+            discovery,
+            departed,
+            file: Arc::clone(&self.config),
             workers,
             start_worker: Box::new(move |start| {
                 let handler = handler.clone();
@@ -154,10 +173,13 @@ impl Server {
     }
 
     fn budget(&self) -> Budget {
-        let checked: usize = self.config.pools.iter().filter(|p| p.health.is_some()).map(|p| p.endpoints.len()).sum();
+        // A source may give any number.
+        let of = |p: &Pool| if p.sources.is_empty() { p.endpoints.len() as u64 } else { u64::from(u16::MAX) };
+        let checked = self.config.pools.iter().filter(|p| p.health.is_some()).map(of).sum();
         // Control's, a worker's, and one more for a successor.
         let listening = 3 * self.prepared.sockets() as u64;
-        Budget::new(self.open_files, self.workers.max(cores()) as u64, listening, checked as u64)
+        let questions = crate::discovery::files(&self.config);
+        Budget::new(self.open_files, self.workers.max(cores()) as u64, listening + questions, checked)
     }
 }
 
@@ -199,7 +221,12 @@ pub struct Running {
     pub(crate) checks: Checks,
     pub(crate) drains: Rc<RefCell<Drains>>,
     pub(crate) budget: Budget,
+    /// As the file has it.
+    pub(crate) file: Arc<Config>,
+    /// The same with the endpoints that discovery found.
     pub(crate) config: Arc<Config>,
+    pub(crate) discovery: Discovery,
+    pub(crate) departed: Departed,
     pub(crate) by_hand: AllByHand,
     /// Snapshots that a worker may still use: the last to let go of one frees it, and that takes time.
     pub(crate) retired: Vec<Arc<Snapshot>>,
@@ -318,6 +345,7 @@ impl Running {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.give_doors_up();
         self.checks.stop();
+        self.discovery.stop();
         self.drain_all();
         tokio::select! {
             () = self.until_empty() => {}

@@ -341,6 +341,11 @@ impl Session {
         self.endpoint().is_some_and(|e| Arc::ptr_eq(&e.stats, stats))
     }
 
+    /// Of the snapshot that it chose in.
+    pub(crate) fn revision(&self) -> u64 {
+        self.view.snapshot.revision
+    }
+
     /// The number of the configuration that it began under.
     pub(crate) fn generation(&self) -> u64 {
         self.view.snapshot.generation

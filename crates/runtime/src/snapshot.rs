@@ -13,6 +13,7 @@ use floodway_judge::{EjectionRules, Outcome};
 use floodway_net::SocketOptions;
 use floodway_policy::{Access, SourceLimits};
 
+use crate::SourceState;
 use crate::by_hand::ByHand;
 use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
 use crate::memory::Memory;
@@ -23,6 +24,8 @@ use crate::queue::Queue;
 pub struct Snapshot {
     /// 1 for the configuration that the process started with.
     pub generation: u64,
+    /// Advances with whatever changes: the configuration, what was done by hand, what discovery found.
+    pub(crate) revision: u64,
     /// In the order of the file.
     pub listeners: Vec<Arc<Listener>>,
     /// In the order of the file; [`PoolId`] is an index into it.
@@ -89,6 +92,8 @@ pub struct Pool {
     pub balance: Arc<balance::Pool>,
     /// In the order of the file, as in `balance`.
     pub endpoints: Vec<Endpoint>,
+    /// Where endpoints are found, beside those of the file.
+    pub sources: Vec<Arc<SourceState>>,
     /// The pool that takes over when no endpoint is fit.
     pub(crate) fallback: Option<PoolId>,
     pub(crate) connect_timeout: Duration,

@@ -17,8 +17,11 @@ use floodway_policy::SourceLimits;
 
 use crate::by_hand::AllByHand;
 use crate::counters::Lanes;
+use crate::departed::Departed;
+use crate::discovery::Discovery;
 use crate::memory::Memory;
 use crate::queue::Queue;
+use crate::server::random;
 use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats};
 
 /// What a snapshot is made of beside the configuration.
@@ -26,6 +29,12 @@ pub(crate) struct Making<'a> {
     /// The snapshot before, if there is one.
     pub(crate) old: Option<&'a Snapshot>,
     pub(crate) by_hand: &'a AllByHand,
+    /// Advances with a new configuration.
+    pub(crate) generation: u64,
+    /// What is asked for endpoints; `None` if nobody is.
+    pub(crate) discovery: Option<&'a Discovery>,
+    /// Endpoints that left lately.
+    pub(crate) departed: &'a Departed,
     /// Lanes to count in.
     pub(crate) lanes: usize,
     /// Fresh entropy for tables that strangers fill.
@@ -34,13 +43,20 @@ pub(crate) struct Making<'a> {
     pub(crate) now: Duration,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
+    /// The first snapshot of a process.
+    pub(crate) fn at_start(by_hand: &'a AllByHand, departed: &'a Departed, lanes: usize) -> Self {
+        let key = [random(), random()];
+        Self { old: None, by_hand, generation: 1, discovery: None, departed, lanes, key, now: Duration::ZERO }
+    }
+
     /// The snapshot of `config`.
     pub(crate) fn snapshot(&self, config: &Config) -> Snapshot {
         let old_pools = by_name(self.old.map(|s| s.pools.as_slice()), |p| &p.name);
         let old_listeners = by_name(self.old.map(|s| s.listeners.as_slice()), |l| &l.name);
         Snapshot {
-            generation: self.old.map_or(0, |s| s.generation) + 1,
+            generation: self.generation,
+            revision: self.old.map_or(0, |s| s.revision) + 1,
             listeners: config
                 .listeners
                 .iter()
@@ -113,7 +129,10 @@ impl Making<'_> {
         let spec = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
             let hand = by_hand(e);
             let admin = hand.and_then(|h| h.state).unwrap_or(e.state);
-            let before = old.zip(*survivor).filter(|(o, _)| is_known(o)).map(|(o, i)| o.balance.health(i));
+            let before = match survivor {
+                Some(_) => old.zip(*survivor).filter(|(o, _)| is_known(o)).map(|(o, i)| o.balance.health(i)),
+                None => self.departed.health(&p.name, &e.address, self.now).filter(|_| !p.needs_role),
+            };
             let health = match (&p.health, admin) {
                 (None, _) | (_, Admin::Disabled) => Health::Unchecked,
                 _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
@@ -132,7 +151,8 @@ impl Making<'_> {
         };
         let endpoint = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
             let before = old.zip(*survivor).and_then(|(o, i)| o.endpoints.get(i));
-            let stats = before.map_or_else(|| Arc::new(Stats::new(self.lanes)), |o| Arc::clone(&o.stats));
+            let stats = before.map(|o| Arc::clone(&o.stats)).or_else(|| self.departed.stats(&p.name, &e.address));
+            let stats = stats.unwrap_or_else(|| Arc::new(Stats::new(self.lanes)));
             Endpoint::new(e.name.clone(), e.address.clone(), stats, by_hand(e).cloned())
         };
         Pool {
@@ -142,6 +162,7 @@ impl Making<'_> {
                 None => balance::Pool::new(&spec),
             }),
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
+            sources: self.discovery.map(|d| d.states(p)).unwrap_or_default(),
             fallback: match p.when_none_fit {
                 NoneFit::Pool(id) => Some(id),
                 NoneFit::Refuse | NoneFit::TryAll => None,

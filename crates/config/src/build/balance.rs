@@ -6,9 +6,10 @@ use floodway_balance::{Algorithm, SlowStart, Tiers, hash};
 use floodway_judge::EjectionRules;
 
 use super::Builder;
+use super::discovery::is_address;
 use super::pool::chosen;
 use crate::tree::{Node, Origin};
-use crate::{Endpoint, Failback, FlowKey, Sticky, scalar};
+use crate::{Endpoint, Failback, FlowKey, Places, Sticky, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_algorithm(&mut self, pool: &Node, endpoints: usize) -> (Algorithm, FlowKey) {
@@ -48,12 +49,13 @@ impl Builder<'_> {
         slots
     }
 
-    pub(super) fn build_tiers(&mut self, pool: &Node, endpoints: &[Endpoint]) -> (Tiers, Failback) {
+    pub(super) fn build_tiers(&mut self, pool: &Node, endpoints: &[Endpoint], has_sources: bool) -> (Tiers, Failback) {
         let node = pool.get("tiers");
         let text = |key: &str| node.and_then(|n| n.get(key)).and_then(Node::text);
         let threshold = text("threshold").and_then(|t| scalar::share(t).ok()).unwrap_or(7000);
         let written = node.filter(|n| n.origin == Origin::File);
-        if let Some(node) = written.filter(|_| endpoints.windows(2).all(|pair| pair[0].tier == pair[1].tier)) {
+        let are_alike = !has_sources && endpoints.windows(2).all(|pair| pair[0].tier == pair[1].tier);
+        if let Some(node) = written.filter(|_| are_alike) {
             self.warn(
                 node.span,
                 "every endpoint is in the same tier",
@@ -85,7 +87,7 @@ impl Builder<'_> {
     }
 
     /// `zones` and `subset` are tiers that are made from where endpoints stand, and from who we are.
-    pub(super) fn build_places(&mut self, pool: &Node, tiers: Tiers, endpoints: &mut [Endpoint]) -> Tiers {
+    pub(super) fn build_places(&mut self, pool: &Node, tiers: Tiers) -> (Tiers, Places) {
         let given = ["zones", "subset", "tiers"].map(|key| pool.get(key).filter(|n| n.origin != Origin::BuiltIn));
         let given: Vec<&Node> = given.into_iter().flatten().collect();
         if let [_, second, ..] = given.as_slice() {
@@ -99,29 +101,20 @@ impl Builder<'_> {
         if let Some(zones) = pool.get("zones") {
             let own = zones.string("own").unwrap_or_default();
             let listed = pool.get("endpoints").map(Node::items).unwrap_or_default();
-            let is_there = |node: &Node| node.string("zone").as_ref() == Some(&own);
-            for (endpoint, node) in endpoints.iter_mut().zip(listed) {
-                endpoint.tier = u32::from(!is_there(node));
-            }
-            if !listed.iter().any(is_there) {
+            let may_be_there = |node: &Node| node.string("zone").as_ref() == Some(&own) || !is_address(node);
+            if !listed.iter().any(may_be_there) {
                 let help = "give its endpoints `zone`, or name another";
                 self.warn(zones.span, format!("no endpoint stands in zone `{own}`"), "no effect", help);
             }
             let share = zones.get("threshold").and_then(Node::text).and_then(|t| scalar::share(t).ok());
-            return Tiers::Spill { threshold: (share.unwrap_or(7000) / 100).max(1) };
+            return (Tiers::Spill { threshold: (share.unwrap_or(7000) / 100).max(1) }, Places::Zone(own));
         }
         if let Some(subset) = pool.get("subset") {
             let node = hash::of(subset.string("node").unwrap_or_default().as_bytes());
             let size = subset.integer("size").unwrap_or(u32::MAX) as usize;
-            let of = |e: &Endpoint| hash::mix(node, e.address.id());
-            let mut lots: Vec<u64> = endpoints.iter().map(of).collect();
-            lots.sort_unstable();
-            let last = lots.get(size.saturating_sub(1)).copied().unwrap_or(u64::MAX);
-            for endpoint in endpoints {
-                endpoint.tier = u32::from(of(endpoint) > last);
-            }
+            return (tiers, Places::Subset { node, size });
         }
-        tiers
+        (tiers, Places::AsGiven)
     }
 }
 

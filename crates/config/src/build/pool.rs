@@ -6,8 +6,10 @@ use floodway_balance::Admin;
 
 use super::Builder;
 use super::balance::{build_ejection, build_slow_start, build_sticky};
+use super::discovery::is_address;
+use crate::address::Where;
 use crate::tree::{Node, Origin, Value, Word};
-use crate::{Address, Drain, Endpoint, NoneFit, Pool, PoolId, address, scalar};
+use crate::{Address, Drain, Endpoint, Found, NoneFit, Pool, PoolId, address, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_pools(&mut self) -> Vec<Pool> {
@@ -19,17 +21,21 @@ impl Builder<'_> {
     fn build_pool(&mut self, word: &Word, node: &Node) -> Pool {
         let limits = node.get("limits");
         let per_endpoint = limits.and_then(|l| l.integer("per_endpoint"));
-        let mut endpoints = self.build_endpoints(word, node, per_endpoint);
+        let endpoints = self.build_endpoints(word, node, per_endpoint);
+        let sources = self.build_sources(word, node, per_endpoint);
         let health = node.get("health").and_then(|n| self.build_health(n));
         let names_a_role = health.as_ref().is_some_and(|h| h.ask.names_a_role());
         let retries = node.integer("retries").unwrap_or(2);
-        let may_be_unfit = health.is_some() || endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
-        self.warn_of_idle_words(node, endpoints.len(), retries, may_be_unfit);
-        let queue = self.build_queue(node, &endpoints);
+        let has_none = endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
+        // A source may give none, or many.
+        let may_be_unfit = health.is_some() || !sources.is_empty() || has_none;
+        let most = if sources.is_empty() { endpoints.len() } else { usize::MAX };
+        self.warn_of_idle_words(node, most, retries, may_be_unfit);
+        let queue = self.build_queue(node, &endpoints, &sources);
         let (balance, key) = self.build_algorithm(node, endpoints.len());
-        let (tiers, failback) = self.build_tiers(node, &endpoints);
-        let tiers = self.build_places(node, tiers, &mut endpoints);
-        Pool {
+        let (tiers, failback) = self.build_tiers(node, &endpoints, !sources.is_empty());
+        let (tiers, places) = self.build_places(node, tiers);
+        let mut pool = Pool {
             name: word.text.to_string(),
             balance,
             key,
@@ -37,8 +43,11 @@ impl Builder<'_> {
             failback,
             slow_start: build_slow_start(node),
             sticky: build_sticky(node),
-            ejection: build_ejection(node).filter(|_| endpoints.len() > 1),
+            ejection: build_ejection(node).filter(|_| most > 1),
             endpoints,
+            membership: self.build_rules(node, !sources.is_empty()),
+            sources,
+            places,
             health,
             when_none_fit: self.build_none_fit(node, names_a_role),
             needs_role: names_a_role,
@@ -48,7 +57,9 @@ impl Builder<'_> {
             connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
             retries,
             drain: build_drain(node.get("drain")),
-        }
+        };
+        pool.take_places();
+        pool
     }
 
     fn build_endpoints(&mut self, word: &Word, pool: &Node, per_endpoint: Option<u32>) -> Vec<Endpoint> {
@@ -64,7 +75,7 @@ impl Builder<'_> {
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(list.items().len());
         let mut names = std::collections::BTreeMap::new();
         let mut addresses = std::collections::BTreeMap::new();
-        for item in list.items() {
+        for item in list.items().iter().filter(|item| is_address(item)) {
             let Some(endpoint) = self.build_endpoint(item, per_endpoint) else { continue };
             if let Some(first) = addresses.insert(endpoint.address.to_string(), item.span) {
                 let message = format!("`{}` stands twice in pool `{}`", endpoint.address, word.text);
@@ -88,8 +99,9 @@ impl Builder<'_> {
     fn build_endpoint(&mut self, node: &Node, per_endpoint: Option<u32>) -> Option<Endpoint> {
         let at = node.get("address")?;
         let address = match address::endpoint(at.text()?).ok()? {
-            Address::Unix(path) => Address::Unix(self.sources.resolve(at.span, &path.to_string_lossy())),
-            socket @ Address::Socket(_) => socket,
+            Where::At(Address::Unix(path)) => Address::Unix(self.sources.resolve(at.span, &path.to_string_lossy())),
+            Where::At(socket @ Address::Socket(_)) => socket,
+            Where::Named(_) => return None,
         };
         let own = node.integer("max_sessions");
         Some(Endpoint {
@@ -97,12 +109,9 @@ impl Builder<'_> {
             address,
             weight: node.integer("weight").unwrap_or(100),
             max_sessions: own.into_iter().chain(per_endpoint).min(),
-            state: match node.get("state").and_then(Node::text) {
-                Some("drain") => Admin::Drain,
-                Some("disabled") => Admin::Disabled,
-                _ => Admin::Enabled,
-            },
+            state: admin(node),
             tier: node.integer("tier").unwrap_or(0),
+            zone: node.string("zone"),
         })
     }
 
@@ -124,10 +133,12 @@ impl Builder<'_> {
         }
     }
 
-    fn build_queue(&mut self, pool: &Node, endpoints: &[Endpoint]) -> Option<(u32, Duration)> {
+    fn build_queue(&mut self, pool: &Node, endpoints: &[Endpoint], sources: &[Found]) -> Option<(u32, Duration)> {
         let limits = pool.get("limits")?;
         let most = limits.integer("queue")?;
-        if limits.get("sessions").is_none() && endpoints.iter().all(|e| e.max_sessions.is_none()) {
+        let has_limit =
+            endpoints.iter().map(|e| e.max_sessions).chain(sources.iter().map(|f| f.max_sessions)).any(|m| m.is_some());
+        if limits.get("sessions").is_none() && !has_limit {
             let span = limits.get("queue").map_or(limits.span, |n| n.span);
             self.warn(
                 span,
@@ -190,6 +201,15 @@ impl Builder<'_> {
         let span = node.get("when_none_fit").map_or(word.span, |n| n.span);
         let message = format!("`when_none_fit` goes in a circle: {}", names.join(" → "));
         self.error(span, message, "part of the circle", "let one of them `refuse` or `try_all`");
+    }
+}
+
+/// The operator's word for an entry of `endpoints`.
+pub(super) fn admin(node: &Node) -> Admin {
+    match node.get("state").and_then(Node::text) {
+        Some("drain") => Admin::Drain,
+        Some("disabled") => Admin::Disabled,
+        _ => Admin::Enabled,
     }
 }
 

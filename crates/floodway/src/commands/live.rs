@@ -80,22 +80,7 @@ fn status_text(s: &Value) -> String {
             listener["sessions"]
         );
     }
-    for pool in list(s, "pools") {
-        let fallback = if pool["fallback_active"] == true { "  NO ENDPOINT IS FIT" } else { "" };
-        let _ = writeln!(out, "pool {}{fallback}", word(&pool["name"]));
-        for e in list(pool, "endpoints") {
-            let by_hand = if e["by_hand"].is_null() { "" } else { "  (by hand)" };
-            let reason = e["reason"].as_str().map(|r| format!("  {r}")).unwrap_or_default();
-            let _ = writeln!(
-                out,
-                "  {:<24} {:<10} weight {:<4} {} sessions{by_hand}{reason}",
-                word(&e["name"]),
-                word(&e["state"]),
-                e["weight"],
-                e["sessions"]
-            );
-        }
-    }
+    list(s, "pools").for_each(|pool| out.push_str(&pool_text(pool)));
     for setting in list(s, "needs_restart") {
         let _ = writeln!(out, "{} waits for a restart", word(setting));
     }
@@ -104,6 +89,46 @@ fn status_text(s: &Value) -> String {
     }
     if let Some(error) = s["last_error"].as_str() {
         let _ = writeln!(out, "the last configuration that was read is not in force: {error}");
+    }
+    out
+}
+
+fn pool_text(pool: &Value) -> String {
+    let fallback = if pool["fallback_active"] == true { "  NO ENDPOINT IS FIT" } else { "" };
+    let mut out = format!("pool {}{fallback}\n", word(&pool["name"]));
+    for e in list(pool, "endpoints") {
+        let by_hand = if e["by_hand"].is_null() { "" } else { "  (by hand)" };
+        let reason = e["reason"].as_str().map(|r| format!("  {r}")).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "  {:<24} {:<10} weight {:<4} {} sessions{by_hand}{reason}",
+            word(&e["name"]),
+            word(&e["state"]),
+            e["weight"],
+            e["sessions"]
+        );
+    }
+    for s in list(pool, "sources") {
+        let good = match s["last_good_seconds_ago"].as_u64() {
+            Some(age) => format!("last good answer {age} s ago"),
+            None => "no good answer yet".into(),
+        };
+        let next = match s["next_in_seconds"].as_u64() {
+            Some(time) => format!("asked again in {time} s"),
+            None => "being asked, or watched".into(),
+        };
+        let _ = writeln!(
+            out,
+            "  source {}  {} of {} in force  {good}, {next}",
+            word(&s["name"]),
+            s["actual"],
+            s["desired"]
+        );
+        for (what, key) in [("last error", "last_error"), ("why", "why")] {
+            if let Some(text) = s[key].as_str() {
+                let _ = writeln!(out, "    {what}: {text}");
+            }
+        }
     }
     out
 }
@@ -339,10 +364,26 @@ pub(crate) fn failback(args: &FailbackArgs) -> Done {
     show(answer, args.live.json, |_| format!("every tier of {} may serve\n", args.pool))
 }
 
+/// Where a pool's endpoints come from, and why those in force are not those that its sources name.
+fn explain_pool(name: &str, process: &LiveArgs) -> Done {
+    let (code, status) = client(process)?.get("/v1/status")?;
+    let found = list(&status, "pools").find(|pool| pool["name"] == name).cloned();
+    let answer = match found {
+        Some(pool) => (200, pool),
+        None if code < 300 => (404, json!({ "error": format!("there is no pool `{name}`") })),
+        None => (code, status),
+    };
+    show(answer, process.json, pool_text)
+}
+
 pub(crate) fn explain(args: &ExplainArgs) -> Done {
+    if let Some(pool) = &args.pool {
+        return explain_pool(pool, &args.process);
+    }
+    let listener = args.listener.as_deref().unwrap_or_default();
     if args.live {
         let source = args.source.map_or(String::new(), |ip| format!("&source={}", part(&ip.to_string())));
-        let path = format!("/v1/explain?listener={}{source}", part(&args.listener));
+        let path = format!("/v1/explain?listener={}{source}", part(listener));
         return show(client(&args.process)?.get(&path)?, args.process.json, explain_text);
     }
     let files = RealFiles::patient();
@@ -352,10 +393,10 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
             Ok(Exit::BadConfig)
         }
         Ok(checked) => {
-            let answer = floodway_admin::view::explain_offline(&checked.config, &args.listener, args.source);
+            let answer = floodway_admin::view::explain_offline(&checked.config, listener, args.source);
             let answer = match answer {
                 Some(answer) => (200, answer),
-                None => (404, json!({ "error": format!("there is no listener `{}`", args.listener) })),
+                None => (404, json!({ "error": format!("there is no listener `{listener}`") })),
             };
             show(answer, args.process.json, explain_text)
         }

@@ -1,0 +1,339 @@
+//! Asks the sources of every pool on the control thread, and tells when who is in force has changed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use floodway_config::{Config, Found, Pool};
+use floodway_discovery::Asker;
+use floodway_judge::{Answer, Membership, Next, Source};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
+
+use crate::server::random;
+use crate::{Shared, StartError};
+
+/// Questions at a time, beside those that wait for a change.
+const MOST_QUESTIONS: usize = 64;
+
+/// Changes within so much of each other are put in force together.
+const SETTLE: Duration = Duration::from_millis(10);
+
+/// How long a new source may take to answer, before those that came with it are put in force without it.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// A pool and a source of it, by their names.
+type Key = (String, String);
+
+/// Those who can be asked, of sources that are not asked yet.
+pub(crate) type Askers = HashMap<Key, Asker>;
+
+/// Every source that is asked.
+pub(crate) struct Discovery {
+    feeds: HashMap<Key, Feed>,
+    desk: Rc<Desk>,
+    announcer: AbortHandle,
+}
+
+struct Desk {
+    shared: Arc<Shared>,
+    questions: Semaphore,
+    /// Somebody came or left.
+    changed: Notify,
+    /// And nobody else for [`SETTLE`].
+    settled: Rc<Notify>,
+    /// A source was asked for the first time.
+    answered: Notify,
+}
+
+struct Feed {
+    source: Source,
+    membership: Rc<RefCell<Membership>>,
+    state: Arc<SourceState>,
+    task: AbortHandle,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.announcer.abort();
+    }
+}
+
+/// What is known of a source of a pool. It is the same object as long as the source stays.
+#[derive(Debug)]
+pub struct SourceState {
+    /// Its name, unique in its pool.
+    pub name: String,
+    seen: Mutex<SourceSeen>,
+    /// Answers by what they were, in the order of [`SourceState::ANSWERS`]. Written by control, read by metrics. Relaxed: counts.
+    answers: [AtomicU64; 3],
+}
+
+/// What was last heard of a source. Moments are on the process's clock.
+#[derive(Clone, Debug, Default)]
+pub struct SourceSeen {
+    /// Endpoints that its last good answer named.
+    pub desired: usize,
+    /// Endpoints of it that are in force.
+    pub actual: usize,
+    /// When the last good answer came.
+    pub last_good: Option<Duration>,
+    /// What was wrong since.
+    pub last_error: Option<String>,
+    /// Why those in force are not those that it names.
+    pub difference: Option<String>,
+    /// When it is asked next; `None` while it is being asked, or is waited for.
+    pub next: Option<Duration>,
+}
+
+impl SourceState {
+    /// The words for metrics.
+    pub const ANSWERS: [&'static str; 3] = ["good", "nothing", "failed"];
+
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), seen: Mutex::default(), answers: Default::default() }
+    }
+
+    /// What was last heard of it.
+    #[must_use]
+    pub fn seen(&self) -> SourceSeen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Answers by what they were.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::ANSWERS.into_iter().zip(&self.answers).map(|(word, n)| (word, n.load(Ordering::Relaxed)))
+    }
+}
+
+impl Discovery {
+    /// Asks nobody yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let desk = Rc::new(Desk {
+            shared,
+            questions: Semaphore::new(MOST_QUESTIONS),
+            changed: Notify::new(),
+            settled: Rc::default(),
+            answered: Notify::new(),
+        });
+        let announcer = tokio::task::spawn_local(announce(Rc::clone(&desk))).abort_handle();
+        Self { feeds: HashMap::new(), desk, announcer }
+    }
+
+    /// Makes ready to ask the sources of `config` that are not asked yet.
+    ///
+    /// # Errors
+    /// If certificates cannot be read.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Askers, StartError> {
+        let mut askers = Askers::new();
+        for (pool, found) in sources(config).filter(|(pool, found)| self.feed(pool, found).is_none()) {
+            let asker = Asker::new(&found.source);
+            let error = |e: floodway_discovery::NewFault| StartError::Source {
+                pool: pool.name.clone(),
+                source_name: found.name.clone(),
+                error: e.to_string(),
+            };
+            askers.insert((pool.name.clone(), found.name.clone()), asker.map_err(error)?);
+        }
+        Ok(askers)
+    }
+
+    /// Asks the sources of `config`, and no others: those that stay go on with what is known.
+    pub(crate) fn follow(&mut self, config: &Config, mut askers: Askers) {
+        let mut feeds = HashMap::new();
+        for (pool, found) in sources(config) {
+            let key = (pool.name.clone(), found.name.clone());
+            let old = self.feeds.remove(&key).filter(|feed| feed.source == found.source);
+            let feed = match old {
+                Some(feed) => {
+                    feed.membership.borrow_mut().set_rules(pool.membership);
+                    Some(feed)
+                }
+                None => askers.remove(&key).map(|asker| self.begin(pool, found, asker)),
+            };
+            feeds.extend(feed.map(|feed| (key, feed)));
+        }
+        self.feeds = feeds;
+    }
+
+    fn begin(&self, pool: &Pool, found: &Found, asker: Asker) -> Feed {
+        let membership = Rc::new(RefCell::new(Membership::new(pool.membership)));
+        let state = Arc::new(SourceState::new(&found.name));
+        let place = Place { pool: pool.name.clone(), state: Arc::clone(&state), desk: Rc::clone(&self.desk) };
+        let task = tokio::task::spawn_local(place.ask(asker, Rc::clone(&membership))).abort_handle();
+        Feed { source: found.source.clone(), membership, state, task }
+    }
+
+    fn feed(&self, pool: &Pool, found: &Found) -> Option<&Feed> {
+        let feed = self.feeds.get(&(pool.name.clone(), found.name.clone()))?;
+        (feed.source == found.source).then_some(feed)
+    }
+
+    /// `config` with the endpoints that are in force.
+    pub(crate) fn complete(&self, config: &Arc<Config>) -> Arc<Config> {
+        if sources(config).next().is_none() {
+            return Arc::clone(config);
+        }
+        let whole = |pool: &Pool| {
+            let members: Vec<_> = pool
+                .sources
+                .iter()
+                .map(|found| {
+                    self.feed(pool, found).map(|f| f.membership.borrow().members().to_vec()).unwrap_or_default()
+                })
+                .collect();
+            if members.is_empty() { pool.clone() } else { pool.with_members(members.iter().map(Vec::as_slice)) }
+        };
+        Arc::new(Config { pools: config.pools.iter().map(whole).collect(), ..Config::clone(config) })
+    }
+
+    /// What is known of the sources of `pool`.
+    pub(crate) fn states(&self, pool: &Pool) -> Vec<Arc<SourceState>> {
+        pool.sources.iter().filter_map(|found| Some(Arc::clone(&self.feed(pool, found)?.state))).collect()
+    }
+
+    /// Notified when those in force have changed.
+    pub(crate) fn settled(&self) -> Rc<Notify> {
+        Rc::clone(&self.desk.settled)
+    }
+
+    /// Whether anybody is asked.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// Waits until every source has answered once, in whatever way; at the most for [`FIRST_ANSWERS`].
+    pub(crate) async fn wait_for_answers(&self) {
+        if tokio::time::timeout(FIRST_ANSWERS, self.first_answers()).await.is_err() {
+            tracing::warn!("some sources of endpoints have not answered yet: going on without them");
+        }
+    }
+
+    async fn first_answers(&self) {
+        loop {
+            let answered = self.desk.answered.notified();
+            let has = |feed: &Feed| feed.state.answers().any(|(_, n)| n > 0);
+            if self.feeds.values().all(has) {
+                return;
+            }
+            answered.await;
+        }
+    }
+
+    /// Asks nobody any more; those in force stay.
+    pub(crate) fn stop(&mut self) {
+        self.feeds.values().for_each(|feed| feed.task.abort());
+    }
+}
+
+fn sources(config: &Config) -> impl Iterator<Item = (&Pool, &Found)> {
+    config.pools.iter().flat_map(|pool| pool.sources.iter().map(move |found| (pool, found)))
+}
+
+/// Most files that sources of `config` have open at a time: two for each name that is being asked, one for each that is watched.
+pub(crate) fn files(config: &Config) -> u64 {
+    let (watched, asked): (Vec<_>, Vec<_>) =
+        sources(config).partition(|(_, found)| matches!(found.source, Source::Consul { .. }));
+    (asked.len().min(MOST_QUESTIONS) * 2 + watched.len()) as u64
+}
+
+async fn announce(desk: Rc<Desk>) {
+    loop {
+        desk.changed.notified().await;
+        tokio::time::sleep(SETTLE).await;
+        desk.settled.notify_one();
+    }
+}
+
+/// A source, where it is asked from.
+struct Place {
+    pool: String,
+    state: Arc<SourceState>,
+    desk: Rc<Desk>,
+}
+
+impl Place {
+    /// Asks for ever.
+    async fn ask(self, mut asker: Asker, membership: Rc<RefCell<Membership>>) {
+        let mut watch = false;
+        let mut said = None;
+        loop {
+            let answer = match watch {
+                true => asker.ask(true).await,
+                false => {
+                    // It is never closed.
+                    let _turn = self.desk.questions.acquire().await;
+                    asker.ask(false).await
+                }
+            };
+            let now = self.desk.shared.now();
+            let kind = kind(&answer);
+            let has_changed = membership.borrow_mut().observe(answer, now);
+            let next = membership.borrow().next();
+            let wait = match next {
+                Next::Watch => None,
+                // Up to a tenth earlier, so that many names are not asked in step.
+                Next::In(time) => Some(time.mul_f64(1.0 - (random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0)),
+            };
+            self.note(&membership.borrow(), now, wait.map(|wait| now + wait));
+            self.say(&membership.borrow(), now, &mut said);
+            self.state.answers[kind].fetch_add(1, Ordering::Relaxed);
+            self.desk.answered.notify_waiters();
+            if has_changed {
+                self.desk.changed.notify_one();
+            }
+            watch = wait.is_none();
+            tokio::time::sleep(wait.unwrap_or_default()).await;
+        }
+    }
+
+    fn note(&self, membership: &Membership, now: Duration, next: Option<Duration>) {
+        *self.state.seen.lock().unwrap_or_else(PoisonError::into_inner) = SourceSeen {
+            desired: membership.desired(),
+            actual: membership.members().len(),
+            last_good: membership.last_good(),
+            last_error: membership.last_error().map(str::to_owned),
+            difference: membership.difference(now),
+            next,
+        };
+    }
+
+    /// Says once when a source fails, and once when it is well again.
+    fn say(&self, membership: &Membership, now: Duration, said: &mut Option<String>) {
+        let error = membership.last_error().map(str::to_owned);
+        if *said != error {
+            match &error {
+                Some(error) => {
+                    let consequence = membership.difference(now).unwrap_or_default();
+                    tracing::warn!(
+                        pool = self.pool,
+                        source = self.state.name,
+                        reason = error,
+                        consequence,
+                        "discovery: no good answer"
+                    );
+                }
+                None => tracing::info!(pool = self.pool, source = self.state.name, "discovery: good answers again"),
+            }
+        }
+        *said = error;
+    }
+}
+
+fn kind(answer: &Answer) -> usize {
+    match answer {
+        Answer::Members { members, .. } if members.is_empty() => 1,
+        Answer::Members { .. } | Answer::Unchanged { .. } => 0,
+        Answer::Nothing { .. } => 1,
+        Answer::Failed { .. } => 2,
+    }
+}

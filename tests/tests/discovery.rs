@@ -1,0 +1,238 @@
+//! Endpoints that are found: who comes, who leaves, and what holds when nobody can say.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use floodway_tests::{Backend, Floodway, Load, connect, echo, ping, wait_until};
+
+fn listed(backends: &[&Backend]) -> String {
+    let all: Vec<String> = backends.iter().map(|b| format!("\"{}\"", b.address())).collect();
+    format!("[{}]", all.join(", "))
+}
+
+fn source<'a>(status: &'a serde_json::Value, pool: &str) -> &'a serde_json::Value {
+    let pools = status["pools"].as_array().expect("pools");
+    &pools.iter().find(|p| p["name"] == pool).expect("the pool")["sources"][0]
+}
+
+/// Replaces a file as one does: beside it, and renamed.
+fn replace(path: &std::path::Path, text: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).expect("write");
+    std::fs::rename(beside, path).expect("rename");
+}
+
+/// A list in a file: it is followed, what it cannot be read for changes nothing, a large part of it goes only when a second look
+/// says so, and sessions of one who left live on and may stay when it comes back.
+#[test]
+fn a_list_in_a_file_is_followed() {
+    let backends: Vec<Backend> = (0..4).map(|_| Backend::echo()).collect();
+    let of = |which: &[usize]| listed(&which.iter().map(|&i| &backends[i]).collect::<Vec<_>>());
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("members.yaml");
+    std::fs::write(&list, of(&[0, 1, 2, 3])).unwrap();
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ file: {}, name: members }}], discovery: {{ min_ttl: 1s }} }}\n",
+        list.display()
+    ));
+    let pool = || floodway.ask(&["explain", "--pool", "p"]);
+    let count = || pool()["endpoints"].as_array().unwrap().len();
+    assert_eq!(count(), 4, "known before the first client comes");
+    let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(floodway.address("l")).unwrap()).collect();
+    streams.iter_mut().for_each(ping);
+
+    let within = Duration::from_secs(10);
+    std::fs::write(&list, "endpoints: [nobody]").unwrap();
+    wait_until(|| pool().to_string(), within, || pool()["sources"][0]["last_error"].is_string());
+    assert_eq!(count(), 4, "what was last good stays");
+    assert_eq!(floodway.metric("discovery_endpoints", &["source=\"members\""]), 4.0);
+
+    // Three of four go: a second look must say so.
+    replace(&list, &of(&[0]));
+    wait_until(|| pool().to_string(), within, || count() == 1);
+    assert!(floodway.metric("discovery_answers_total", &["answer=\"good\""]) >= 3.0, "one look was enough");
+    streams.iter_mut().for_each(ping);
+    for _ in 0..8 {
+        ping(&mut connect(floodway.address("l")).unwrap());
+    }
+    assert_eq!(backends.iter().map(Backend::accepted).collect::<Vec<_>>(), [9, 1, 1, 1], "who left gets nothing");
+
+    replace(&list, &of(&[0, 1, 2, 3]));
+    wait_until(|| pool().to_string(), within, || count() == 4);
+    let opened = floodway.metric("endpoint_bytes_total", &[&format!("endpoint_name=\"{}\"", backends[1].address())]);
+    assert!(opened > 0.0, "who comes back finds what was counted of it");
+    streams.iter_mut().for_each(ping);
+}
+
+/// A reload that changes something else asks nobody anew; a source that is new is waited for.
+#[test]
+fn a_reload_keeps_who_was_found() {
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("members.json");
+    std::fs::write(&list, listed(&[&backend])).unwrap();
+    let config = |retries: u32, more: &str| {
+        format!(
+            "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ file: {} }}{more}], retries: {retries}, discovery: {{ max_removal: 100% }} }}\n",
+            list.display()
+        )
+    };
+    let floodway = Floodway::start(&config(2, ""));
+    let load = Load::start(floodway.address("l"), 200, 2);
+    std::fs::remove_file(&list).unwrap();
+    let failed = || source(&floodway.ask(&["status"]), "p")["last_error"].is_string();
+    wait_until(|| "the file to be missed".into(), Duration::from_secs(10), failed);
+    for round in 0..5 {
+        floodway.write_config(&config(3 + round, ""));
+        let _ = floodway.ask(&["reload"]);
+    }
+    let (other, second) = (Backend::echo(), folder.path().join("second.json"));
+    std::fs::write(&second, listed(&[&other])).unwrap();
+    floodway.write_config(&config(9, &format!(", {{ file: {} }}", second.display())));
+    let _ = floodway.ask(&["reload"]);
+    let endpoints = floodway.ask(&["status"])["pools"][0]["endpoints"].as_array().unwrap().len();
+    assert_eq!(endpoints, 2, "the new source is in force with the reload that brought it");
+    let seen = load.stop();
+    assert!(seen.failures.is_empty() && seen.served > 0, "{:?}", seen.failures);
+}
+
+/// A number that advances with each change, and who there is.
+type Known = (Mutex<(u64, Vec<SocketAddr>)>, Condvar);
+
+/// An agent of Consul that knows one service.
+struct Agent {
+    address: SocketAddr,
+    known: Arc<Known>,
+    _server: Backend,
+}
+
+impl Agent {
+    fn start(members: Vec<SocketAddr>) -> Self {
+        let known = Arc::new((Mutex::new((1, members)), Condvar::new()));
+        let shared = Arc::clone(&known);
+        let server = Backend::start(move |stream| drop(answer(stream, &shared)));
+        Self { address: server.address(), known, _server: server }
+    }
+
+    fn set(&self, members: Vec<SocketAddr>) {
+        let mut known = self.known.0.lock().expect("known");
+        *known = (known.0 + 1, members);
+        self.known.1.notify_all();
+    }
+}
+
+/// Answers one question: at once, or when there is more than the asker knows.
+fn answer(mut stream: TcpStream, known: &Known) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let index = request.split(['?', '&', ' ']).find_map(|part| part.strip_prefix("index=")?.parse::<u64>().ok());
+    let (lock, changed) = known;
+    let guard = lock.lock().expect("known");
+    let guard = changed.wait_while(guard, |(now, _)| index == Some(*now)).expect("known");
+    let entry = |(i, a): (usize, &SocketAddr)| {
+        format!(
+            r#"{{"Node":{{"Address":"{ip}"}},"Service":{{"ID":"s{i}","Address":"{ip}","Port":{port},"Weights":{{"Passing":1,"Warning":1}}}},"Checks":[]}}"#,
+            ip = a.ip(),
+            port = a.port()
+        )
+    };
+    let body = format!("[{}]", guard.1.iter().enumerate().map(entry).collect::<Vec<_>>().join(","));
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        guard.0,
+        body.len()
+    )
+}
+
+/// Addresses that change hands: from a tenth of a second after its address left, whoever has it now gets no connection.
+#[test]
+fn a_whole_membership_is_replaced_a_hundred_times() {
+    for workers in [1, 2, 4] {
+        replace_membership(workers, if workers == 2 { 100 } else { 20 });
+    }
+}
+
+fn replace_membership(workers: u32, rounds: usize) {
+    const GRACE: Duration = Duration::from_millis(100);
+    let begin = Instant::now();
+    // For each address: since when, in milliseconds, it belongs to another service; 0 is not.
+    let foreign: Arc<Vec<AtomicU64>> = Arc::new((0..8).map(|_| AtomicU64::new(0)).collect());
+    let wrong = Arc::new(AtomicUsize::new(0));
+    let backends: Vec<Backend> = (0..8)
+        .map(|i| {
+            let (foreign, wrong) = (Arc::clone(&foreign), Arc::clone(&wrong));
+            Backend::start(move |stream| {
+                let since = foreign[i].load(Ordering::SeqCst);
+                let now = begin.elapsed().as_millis() as u64;
+                if since > 0 && now > since + GRACE.as_millis() as u64 {
+                    wrong.fetch_add(1, Ordering::SeqCst);
+                }
+                echo(stream);
+            })
+        })
+        .collect();
+    let half =
+        |second: bool| backends[if second { 4..8 } else { 0..4 }].iter().map(Backend::address).collect::<Vec<_>>();
+    let agent = Agent::start(half(false));
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ consul: {{ url: \"http://{}\", service: s }} }}] }}\nruntime: {{ workers: {workers} }}\nlog: {{ sessions: {{ end: off }} }}\n",
+        agent.address
+    ));
+    let load = Load::start(floodway.address("l"), 2000, 8);
+    let mut served = 0;
+    for round in 0..rounds {
+        wait_until(|| "connections".into(), Duration::from_secs(20), || load.served() >= served + 100);
+        let second = round % 2 == 0;
+        agent.set(half(second));
+        let now = begin.elapsed().as_millis() as u64;
+        for i in 0..8 {
+            let belongs = (i >= 4) == second;
+            foreign[i].store(if belongs { 0 } else { now }, Ordering::SeqCst);
+        }
+        // Long enough to see a connection that comes too late.
+        let until = Instant::now() + GRACE * 3 / 2;
+        wait_until(|| "time to pass".into(), Duration::from_secs(20), || Instant::now() >= until);
+        served = load.served();
+    }
+    let seen = load.stop();
+    assert_eq!(
+        wrong.load(Ordering::SeqCst),
+        0,
+        "{workers} workers: connections to an address that another service has"
+    );
+    assert!(seen.failures.is_empty(), "{workers} workers: {:?}", seen.failures);
+    let changes = floodway.log().iter().filter(|line| line["message"] == "endpoints changed").count();
+    assert!(changes >= rounds, "{changes} of {rounds} changes were seen");
+}
+
+/// A list by HTTP, as Prometheus' http_sd has it: polled, and kept while the server fails.
+#[test]
+fn a_list_by_http_is_polled() {
+    let backends: Vec<Backend> = (0..2).map(|_| Backend::echo()).collect();
+    let body = Arc::new(Mutex::new(format!(r#"[{{"targets": {}, "labels": {{}}}}]"#, listed(&[&backends[0]]))));
+    let code = Arc::new(Mutex::new("200 OK"));
+    let (said, with) = (Arc::clone(&body), Arc::clone(&code));
+    let server = Backend::start(move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let (body, code) = (said.lock().unwrap().clone(), *with.lock().unwrap());
+        let _ = write!(stream, "HTTP/1.1 {code}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    });
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ http: {{ url: \"http://{}/sd\", every: 200ms }} }}], discovery: {{ min_ttl: 200ms }} }}\n",
+        server.address()
+    ));
+    let count = || floodway.ask(&["status"])["pools"][0]["endpoints"].as_array().unwrap().len();
+    assert_eq!(count(), 1);
+    *body.lock().unwrap() = listed(&[&backends[0], &backends[1]]);
+    wait_until(|| "the second".into(), Duration::from_secs(10), || count() == 2);
+    *code.lock().unwrap() = "503 Service Unavailable";
+    let why = || source(&floodway.ask(&["status"]), "p")["last_error"].as_str().unwrap_or_default().to_owned();
+    wait_until(why, Duration::from_secs(10), || why().contains("503"));
+    assert_eq!(count(), 2);
+    ping(&mut connect(floodway.address("l")).unwrap());
+}
