@@ -45,6 +45,24 @@ pub fn finished(what: &str, output: &Output) -> String {
     text
 }
 
+/// A dnsmasq that knows what `options` say and nothing else; at `address`, by UDP and TCP.
+///
+/// # Panics
+/// If it cannot be started.
+#[must_use]
+pub fn dnsmasq(address: SocketAddr, options: &[String]) -> Server {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new("dnsmasq");
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+    command.args(["--user=root", "--pid-file=", "--local=/test/"]).args(options);
+    command.arg(format!("--listen-address={}", address.ip())).arg(format!("--port={}", address.port()));
+    command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("dnsmasq: ./scripts/test installs it");
+    let server = Server { child, address, folder };
+    wait_for("dnsmasq", Duration::from_secs(10), || connect(address).ok());
+    server
+}
+
 /// A Redis without persistence, with more `options`.
 ///
 /// # Panics

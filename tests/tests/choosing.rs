@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use floodway_tests::{Backend, Ending, Floodway, WORKERS, connect, connect_from, read_to_ending, wait_until};
+use floodway_tests::{
+    Backend, Ending, Floodway, WORKERS, connect, connect_from, free_port, read_to_ending, wait_until,
+};
 
 /// Opens a session and reads which server it is at.
 fn served_by(front: SocketAddr) -> (String, TcpStream) {
@@ -440,5 +442,43 @@ fn when_none_fit_says_what_happens() {
                 assert_eq!(floodway.metric("sessions_opened_total", &["listener=\"l\"", "pool=\"other\""]), 1.0);
             }
         }
+    }
+}
+
+/// Endpoints whose port follows the client's, or is moved from it; checked at a port of their own.
+#[test]
+fn ports_follow_the_clients() {
+    let tells_port = |mut stream: TcpStream| {
+        let port = stream.local_addr().map_or(0, |at| at.port());
+        let _ = stream.write_all(&port.to_be_bytes());
+    };
+    let at = |last: u8, port: u16| SocketAddr::from(([127, 0, 9, last], port));
+    // Two ports side by side that are free, here and a thousand further.
+    let first = (0..100).map(|_| free_port()).find(|&first| {
+        let all =
+            [at(1, first), at(1, first + 1), at(2, first), at(2, first + 1), at(3, first + 1000), at(3, first + 1001)];
+        all.iter().all(|address| TcpListener::bind(address).is_ok())
+    });
+    let first = first.expect("free ports");
+    let ports = [at(2, first), at(2, first + 1), at(3, first + 1000), at(3, first + 1001)];
+    let _backends: Vec<Backend> = ports.iter().map(|&address| Backend::start_on(address, tells_port)).collect();
+    let health = Backend::start_on(at(3, 0), |_| ());
+    let also = Backend::start_on(at(2, health.address().port()), |_| ());
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: \"127.0.9.1:{first}-{}\", forward: p }} }}\npools:\n  p: {{ endpoints: [\"127.0.9.2:same\", \"127.0.9.3:+1000\"], health: {{ check: {{ tcp: {{ port: {} }} }} }} }}\n",
+        first + 1,
+        also.address().port()
+    ));
+    wait_until(|| "both".into(), Duration::from_secs(10), || floodway.metric("endpoint_up", &[]) == 2.0);
+    for port in [first, first + 1] {
+        let mut seen: Vec<u16> = (0..4)
+            .map(|_| {
+                let mut bytes = [0; 2];
+                connect(at(1, port)).unwrap().read_exact(&mut bytes).unwrap();
+                u16::from_be_bytes(bytes)
+            })
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [port, port, port + 1000, port + 1000]);
     }
 }

@@ -1,12 +1,14 @@
 //! Endpoints that are found: who comes, who leaves, and what holds when nobody can say.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Floodway, Load, connect, echo, ping, wait_until};
+use floodway_tests::{
+    Backend, Behaviour, Floodway, Load, NameServer, SPOOFED, connect, dnsmasq, echo, free_port, ping, wait_until,
+};
 
 fn listed(backends: &[&Backend]) -> String {
     let all: Vec<String> = backends.iter().map(|b| format!("\"{}\"", b.address())).collect();
@@ -235,4 +237,114 @@ fn a_list_by_http_is_polled() {
     wait_until(why, Duration::from_secs(10), || why().contains("503"));
     assert_eq!(count(), 2);
     ping(&mut connect(floodway.address("l")).unwrap());
+}
+
+/// Every address of loopback is served, so that whatever the name server makes up can be connected to; nobody comes to the one that
+/// only a spoofed answer names.
+fn everywhere(spoofed: &Arc<AtomicUsize>) -> Backend {
+    let spoofed = Arc::clone(spoofed);
+    Backend::start_on(([0, 0, 0, 0], 0).into(), move |stream| {
+        if stream.local_addr().is_ok_and(|at| at.ip() == SPOOFED) {
+            spoofed.fetch_add(1, Ordering::SeqCst);
+        }
+        echo(stream);
+    })
+}
+
+/// A name server that does everything that name servers have done. `FLOODWAY_CHAOS_SECONDS` makes it longer.
+#[test]
+fn a_name_server_in_chaos_costs_no_session() {
+    const TTL: u32 = 5;
+    let asked_for = std::env::var("FLOODWAY_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
+    // As long as it takes to be asked once in each way.
+    let each = Duration::from_secs(asked_for.map_or(6, |all: u64| all / Behaviour::CHAOS.len() as u64));
+    let spoofed = Arc::new(AtomicUsize::new(0));
+    let backend = everywhere(&spoofed);
+    let server = NameServer::start();
+    let sane: Vec<IpAddr> = (1..=3).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n))).collect();
+    server.set("db.test", &sane, TTL);
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ dns: \"db.test:{}\", resolvers: [\"{}\"] }}] }}\nruntime: {{ workers: 2 }}\nlog: {{ sessions: {{ end: off }} }}\n",
+        backend.address().port(),
+        server.address()
+    ));
+    let load = Load::start(floodway.address("l"), 200, 4);
+    let begin = Instant::now();
+    for behaviour in Behaviour::CHAOS {
+        server.behave(behaviour);
+        let until = Instant::now() + each;
+        wait_until(|| format!("{behaviour:?}"), each * 3, || Instant::now() >= until);
+    }
+    server.behave(Behaviour::Sane);
+    let is_sane = || {
+        let status = floodway.ask(&["status"]);
+        let endpoints = status["pools"][0]["endpoints"].as_array().map_or(0, Vec::len);
+        endpoints == 3 && source(&status, "p")["last_error"].is_null()
+    };
+    // One time to live, and what a second answer takes after the last that was far too long.
+    let sane_again = Instant::now();
+    wait_until(|| floodway.ask(&["status"]).to_string(), Duration::from_secs(u64::from(TTL) * 3), is_sane);
+    println!("sane again after {:?}", sane_again.elapsed());
+    let time = begin.elapsed().as_secs_f64();
+    let seen = load.stop();
+    assert!(seen.failures.is_empty(), "{:?} beside {} served", seen.failures, seen.served);
+    assert!(seen.served as f64 > 150.0 * time, "{} served in {time} s", seen.served);
+    assert_eq!(spoofed.load(Ordering::SeqCst), 0, "a spoofed answer was believed");
+    let asked = server.asked().iter().filter(|asked| asked.name == "db.test").count() as f64;
+    println!("{} questions a second", asked / time);
+    assert!(asked / time <= 1.0, "{asked} questions in {time} s");
+}
+
+/// A real name server whose records change under load, by UDP and by TCP; and a service whose servers change their priority and
+/// weight.
+#[test]
+fn a_real_name_server_is_followed_under_load() {
+    let spoofed = Arc::new(AtomicUsize::new(0));
+    let everywhere = everywhere(&spoofed);
+    let (a, b) = (Backend::echo(), Backend::echo());
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    // Too many for an answer of 512 bytes: those come by TCP.
+    let hosts = |from: u8, count: u8| (from..from + count).map(|n| format!("--host-record=db.test,127.0.1.{n},2"));
+    let service = |first: &Backend, then: &Backend, weight: u32| {
+        let port = |b: &Backend| b.address().port();
+        vec![
+            "--host-record=one.test,127.0.0.1,2".to_owned(),
+            format!("--srv-host=_s._tcp.test,one.test,{},10,{weight}", port(first)),
+            format!("--srv-host=_s._tcp.test,one.test,{},20,{weight}", port(then)),
+            "--edns-packet-max=512".into(),
+            "--local-ttl=2".into(),
+        ]
+    };
+    let mut server = dnsmasq(address, &hosts(1, 4).chain(service(&a, &b, 30)).collect::<Vec<_>>());
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }}, m: {{ bind: 127.0.0.2:0, forward: q }} }}\npools:\n  p: {{ endpoints: [{{ dns: \"db.test:{}\", resolvers: [\"{address}\"] }}], discovery: {{ min_ttl: 1s }} }}\n  q: {{ endpoints: [{{ srv: _s._tcp.test, resolvers: [\"{address}\"] }}], discovery: {{ min_ttl: 1s }} }}\n",
+        everywhere.address().port()
+    ));
+    let loads = [Load::start(floodway.address("l"), 200, 2), Load::start(floodway.address("m"), 200, 2)];
+    let found = |pool: &str| {
+        let all = floodway.ask(&["explain", "--pool", pool])["endpoints"].as_array().cloned().unwrap_or_default();
+        all.iter()
+            .map(|e| (e["address"].as_str().unwrap_or_default().to_owned(), e["weight"].as_u64()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((found("p").len(), found("q").len()), (4, 2));
+    let within = Duration::from_secs(20);
+    for (round, count) in [(1u8, 60), (2, 3), (3, 60), (4, 5)] {
+        server.kill();
+        let (first, then) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let options: Vec<String> =
+            hosts(round * 50, count).chain(service(first, then, 30 + u32::from(round))).collect();
+        server = dnsmasq(address, &options);
+        wait_until(|| format!("{:?}", found("p")), within, || found("p").len() == usize::from(count));
+        let weight = Some(30 + u64::from(round));
+        wait_until(|| format!("{:?}", found("q")), within, || found("q").iter().all(|(_, w)| *w == weight));
+        let before = (first.accepted(), then.accepted());
+        wait_until(|| "sessions at the first".into(), within, || first.accepted() > before.0 + 50);
+        // One that was just being chosen.
+        assert!(then.accepted() <= before.1 + 2, "round {round}: sessions at the one with the larger priority");
+    }
+    for load in loads {
+        let seen = load.stop();
+        assert!(seen.failures.is_empty() && seen.served > 100, "{:?}", seen.failures);
+    }
 }

@@ -11,6 +11,8 @@ use crate::scalar::{Fault, fault};
 pub enum Address {
     /// An IP address and a port.
     Socket(SocketAddr),
+    /// An IP address, at the port that the client connected to, moved by so many.
+    Follows(IpAddr, u16),
     /// A unix stream socket.
     Unix(PathBuf),
 }
@@ -36,6 +38,13 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(address) => address.fmt(f),
+            Self::Follows(ip, by) => {
+                match ip {
+                    IpAddr::V4(ip) => write!(f, "{ip}:")?,
+                    IpAddr::V6(ip) => write!(f, "[{ip}]:")?,
+                }
+                if *by == 0 { f.write_str("same") } else { write!(f, "+{by}") }
+            }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -131,7 +140,7 @@ pub(crate) enum Where {
     Named(Named),
 }
 
-/// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`, `db.internal:5432`. Relative ports are for a later version.
+/// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`, `db.internal:5432`; `10.0.0.11:same` and `10.0.0.11:+1000`.
 pub(crate) fn endpoint(text: &str) -> Result<Where, Fault> {
     if let Some(path) = text.strip_prefix("unix:") {
         // sun_path holds 108 bytes with the final NUL (unix(7)).
@@ -142,8 +151,15 @@ pub(crate) fn endpoint(text: &str) -> Result<Where, Fault> {
         };
     }
     let Some((host, port_text)) = text.rsplit_once(':') else { return fault("no address with a port", ENDPOINT) };
-    if port_text == "same" || port_text.starts_with('+') {
-        return Err(later("ports that follow the client's are"));
+    if let Some(by) = following(port_text) {
+        return match ip(host) {
+            Ok(ip) if !ip.is_unspecified() => Ok(Where::At(Address::Follows(ip, by))),
+            Ok(_) => fault("no address that can be connected to", ENDPOINT),
+            Err(Fault { help: None, .. }) => {
+                fault("a name, whose port cannot follow the client's", "write an IP address")
+            }
+            Err(fault) => Err(fault),
+        };
     }
     let port = match port(port_text) {
         Ok(0) => return fault("no address: port 0 cannot be connected to", ENDPOINT),
@@ -169,7 +185,9 @@ pub(crate) fn host_port(text: &str) -> Result<Named, Fault> {
     const HOST: &str = "write a name and a port, like db.internal:5432";
     match endpoint(text) {
         Ok(Where::Named(named)) => Ok(named),
-        Ok(Where::At(Address::Socket(_))) => fault("an address, which needs no DNS", "give it as `address`"),
+        Ok(Where::At(Address::Socket(_) | Address::Follows(..))) => {
+            fault("an address, which needs no DNS", "give it as `address`")
+        }
         Ok(Where::At(Address::Unix(_))) => fault("no name", HOST),
         Err(fault) => Err(Fault { help: Some(HOST.into()), ..fault }),
     }
@@ -198,8 +216,12 @@ pub(crate) fn url(text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn later(what: &str) -> Fault {
-    Fault { what: format!("not in this version: {what} not served yet"), help: Some(ENDPOINT.into()), later: true }
+/// By how many ports an endpoint is away from the client's: `same` is none, `+1000` a thousand.
+fn following(port: &str) -> Option<u16> {
+    match port.strip_prefix('+') {
+        Some(by) => self::port(by).ok().filter(|by| *by > 0),
+        None => (port == "same").then_some(0),
+    }
 }
 
 fn port(text: &str) -> Result<u16, ()> {
@@ -274,8 +296,12 @@ mod tests {
         assert!(host_name("_pg._tcp.internal").is_ok() && host_name("_pg._tcp.internal:5432").is_err());
         assert!(url("http://10.0.0.9/x.json").is_ok() && url("https://consul:8501").is_ok());
         assert!(url("ftp://x").is_err() && url("http:///x").is_err() && url("http://u:p@x/").is_err());
-        assert!(endpoint("10.0.0.1:same").is_err_and(|f| f.later));
-        assert!(endpoint("10.0.0.1:+1000").is_err_and(|f| f.later));
+        for follows in ["10.0.0.1:same", "10.0.0.1:+1000", "[::1]:+1"] {
+            assert_eq!(endpoint(follows).map(|a| a.to_string()).as_deref(), Ok(follows));
+        }
+        assert!(
+            endpoint("10.0.0.1:+0").is_err() && endpoint("10.0.0.1:+65536").is_err() && endpoint("db:same").is_err()
+        );
         for wrong in ["10.0.0.1", "10.0.0.1:0", "10.0.0.256:80", ":80", "0.0.0.0:80", "unix:", "::1:80", "a b:80"] {
             assert!(endpoint(wrong).is_err_and(|f| !f.later), "{wrong}");
         }

@@ -506,7 +506,7 @@ pub(crate) static ENDPOINT: Section = Section {
         Key::new(
             "address",
             Kind::Leaf(Leaf::Endpoint),
-            "`10.0.0.11:5432`, `\"[2001:db8::1]:5432\"` or `unix:/run/app.sock`; `db.internal:5432` is the same as `dns`.",
+            "`10.0.0.11:5432`, `\"[2001:db8::1]:5432\"` or `unix:/run/app.sock`; `db.internal:5432` is the same as `dns`. `10.0.0.11:same` is at the port that the client came to, `:+1000` a thousand further.",
         ),
         Key::new(
             "weight",

@@ -1,35 +1,48 @@
 //! Names: every address of one, or a service.
 //!
 //! Each question is asked once, and nothing is kept from one to the next: when to ask again is decided elsewhere.
+//! Only an answer to the very question counts. Half an answer is none: it would take away whom it does not tell of.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floodway_judge::{Answer, Member};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-    ServerOrderingStrategy,
-};
+use hickory_resolver::Hosts;
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::rdata::SRV;
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::net::tcp::TcpClientStream;
+use hickory_resolver::net::udp::UdpClientStream;
+use hickory_resolver::net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
+use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{CNAME, SRV};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::task::JoinSet;
 
 use crate::PATIENCE;
 
+/// Of name servers in `/etc/resolv.conf`, which gives none.
+const PORT: u16 = 53;
 /// For one server.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Most aliases of a name.
+const MOST_ALIASES: usize = 16;
 /// Most servers of a service.
 const MOST_TARGETS: usize = 256;
+/// How many of those are asked for at a time.
+const AT_ONCE: usize = 16;
 /// Most addresses of a source.
 const MOST_MEMBERS: usize = 10_000;
 /// Largest weight of an endpoint.
 const MOST_WEIGHT: u32 = 1000;
 /// Largest tier of an endpoint.
 const MOST_TIER: usize = 1000;
+/// How long what `/etc/hosts` says is good: it does not say.
+const HOSTS_VALID: Duration = Duration::from_secs(10);
 
 /// A name that is asked for.
 #[derive(Debug)]
@@ -65,34 +78,6 @@ impl From<Fault> for Answer {
 const NO_NAME: &str = "NXDOMAIN: the name does not exist";
 const NO_RECORD: &str = "the name exists, and has no such record";
 
-/// Records, and how long all of them are good.
-#[derive(Debug, Default)]
-struct Found {
-    answers: Vec<Record>,
-    additionals: Vec<Record>,
-}
-
-impl Found {
-    /// The shortest time to live, that of names on the way included.
-    fn ttl(&self) -> Duration {
-        // Zero would mean that the source watches by itself.
-        let least = self.answers.iter().map(|record| record.ttl).min().unwrap_or(0).max(1);
-        Duration::from_secs(least.into())
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.answers.iter().filter_map(|record| address(&record.data))
-    }
-}
-
-fn address(data: &RData) -> Option<IpAddr> {
-    match data {
-        RData::A(a) => Some(IpAddr::V4(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0).to_canonical()),
-        _ => None,
-    }
-}
-
 impl Dns {
     /// Every address of `host`.
     pub(crate) fn addresses(host: &str, port: u16, resolvers: &[SocketAddr]) -> Self {
@@ -106,88 +91,105 @@ impl Dns {
 
     pub(crate) async fn ask(&mut self) -> Answer {
         match tokio::time::timeout(PATIENCE, self.answer()).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok((members, valid))) => Answer::Members { members, valid },
             Ok(Err(fault)) => fault.into(),
             Err(_) => Answer::Failed { why: format!("no answer within {} s", PATIENCE.as_secs()) },
         }
     }
 
-    async fn answer(&self) -> Result<Answer, Fault> {
-        let resolver = resolver(&self.resolvers).map_err(|e| Fault::Failed(format!("no resolver: {e}")))?;
-        let asked = Asked { resolver, is_absolute: !self.resolvers.is_empty() };
+    async fn answer(&self) -> Result<(Vec<Member>, Duration), Fault> {
+        let resolver = match self.resolvers.as_slice() {
+            // Read anew for each question: it may have changed.
+            [] => tokio::task::spawn_blocking(Resolver::system).await.map_err(|e| Fault::Failed(e.to_string()))?,
+            given => Resolver::given(given),
+        };
         match &self.wanted {
             Wanted::Addresses(host, port) => {
-                let (addresses, valid) = asked.addresses(&asked.name(host)?).await?;
+                let (addresses, valid) = resolver.addresses_of(host).await?;
                 let members = addresses.into_iter().map(|ip| Member::at(SocketAddr::new(ip, *port)));
-                Ok(Answer::Members { members: members.take(MOST_MEMBERS).collect(), valid })
+                Ok((members.take(MOST_MEMBERS).collect(), valid))
             }
-            Wanted::Service(name) => asked.service(&asked.name(name)?).await,
+            Wanted::Service(name) => Arc::new(resolver).service(name).await,
         }
     }
 }
 
-/// Whom to ask, made anew for each question: what the system says may have changed, and thousands of names would each keep
-/// one.
-fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
-    let provider = TokioRuntimeProvider::default();
-    let mut builder = match servers {
-        [] => TokioResolver::builder(provider)?,
-        servers => {
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
-            TokioResolver::builder_with_config(config, provider)
-        }
-    };
-    let options: &mut ResolverOpts = builder.options_mut();
-    options.cache_size = 0;
-    options.attempts = 0;
-    options.num_concurrent_reqs = 1;
-    options.timeout = TIMEOUT;
-    options.edns0 = true;
-    options.preserve_intermediates = true;
-    options.try_tcp_on_error = false;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    if !servers.is_empty() {
-        options.use_hosts_file = ResolveHosts::Never;
-    }
-    builder.build()
+/// Whom to ask, and for what.
+struct Resolver {
+    servers: Vec<SocketAddr>,
+    /// The server to begin with, by its place: the one that answered last, so that a dead one costs its time once.
+    first: AtomicUsize,
+    hosts: Hosts,
+    /// Where a name may be that is not complete; `None` if all are.
+    search: Option<Search>,
 }
 
-fn server(address: &SocketAddr) -> NameServerConfig {
-    let mut server = NameServerConfig::udp_and_tcp(address.ip());
-    for connection in &mut server.connections {
-        let connection: &mut ConnectionConfig = connection;
-        connection.port = address.port();
-    }
-    server
+struct Search {
+    domains: Vec<Name>,
+    /// With so many dots a name is first taken as it is.
+    dots: usize,
 }
 
-struct Asked {
-    resolver: TokioResolver,
-    /// The name is complete: nothing is added to it.
-    is_absolute: bool,
-}
+type Addresses = (BTreeSet<IpAddr>, Duration);
 
-impl Asked {
-    fn name(&self, text: &str) -> Result<Name, Fault> {
-        let mut name = Name::from_ascii(text).map_err(|e| Fault::Failed(format!("`{text}` is no name: {e}")))?;
-        if self.is_absolute {
-            name.set_fqdn(true);
-        }
-        Ok(name)
+impl Resolver {
+    fn given(servers: &[SocketAddr]) -> Self {
+        Self { servers: servers.to_vec(), first: AtomicUsize::new(0), hosts: Hosts::default(), search: None }
     }
 
-    async fn records(&self, name: &Name, kind: RecordType) -> Result<Found, Fault> {
-        let found = self.resolver.lookup(name.clone(), kind).await.map_err(|e| fault(&e))?;
-        let is_there = found.answers().iter().any(|record| record.record_type() == kind);
-        match is_there {
-            true => Ok(Found { answers: found.answers().to_vec(), additionals: found.additionals().to_vec() }),
-            false => Err(Fault::Nothing(NO_RECORD)),
+    /// As `/etc/resolv.conf` and `/etc/hosts` say. Without the former there is no server, and the latter still counts.
+    fn system() -> Self {
+        let (mut servers, mut search) = (Vec::new(), Search { domains: Vec::new(), dots: 1 });
+        if let Ok((config, options)) = read_system_conf() {
+            servers.extend(config.name_servers().iter().map(|server| SocketAddr::new(server.ip, PORT)));
+            search.dots = options.ndots;
+            search.domains = match (config.search(), config.domain()) {
+                ([], Some(domain)) => vec![domain.clone()],
+                (domains, _) => domains.to_vec(),
+            };
         }
+        let hosts = Hosts::from_system().unwrap_or_default();
+        Self { servers, first: AtomicUsize::new(0), hosts, search: Some(search) }
     }
 
-    /// All addresses of a name. Half an answer is none: it would take the other half away.
-    async fn addresses(&self, name: &Name) -> Result<(BTreeSet<IpAddr>, Duration), Fault> {
+    /// The complete names that `name` may mean, first those to try first.
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        let mut whole = name.clone();
+        whole.set_fqdn(true);
+        let Some(search) = self.search.as_ref().filter(|_| !name.is_fqdn()) else { return vec![whole] };
+        let longer = search.domains.iter().filter_map(|domain| name.clone().append_domain(domain).ok());
+        let mut all: Vec<Name> = longer.collect();
+        let place = if usize::from(name.num_labels()) > search.dots { 0 } else { all.len() };
+        all.insert(place, whole);
+        all
+    }
+
+    async fn addresses_of(&self, host: &str) -> Result<Addresses, Fault> {
+        let name = parse(host)?;
+        let listed = self.listed(&name);
+        if !listed.is_empty() {
+            return Ok((listed, HOSTS_VALID));
+        }
+        let mut why = NO_NAME;
+        for name in self.candidates(&name) {
+            match self.addresses(&name).await {
+                Err(Fault::Nothing(NO_NAME)) => {}
+                Err(Fault::Nothing(other)) => why = other,
+                found => return found,
+            }
+        }
+        Err(Fault::Nothing(why))
+    }
+
+    /// Its addresses in `/etc/hosts`.
+    fn listed(&self, name: &Name) -> BTreeSet<IpAddr> {
+        let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let found = [of(RecordType::A), of(RecordType::AAAA)];
+        found.iter().flatten().flat_map(|lookup| lookup.answers()).filter_map(|record| address(&record.data)).collect()
+    }
+
+    /// All addresses of a complete name, of both families.
+    async fn addresses(&self, name: &Name) -> Result<Addresses, Fault> {
         let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
         let found = match (v4, v6) {
             (Err(Fault::Failed(why)), _) | (_, Err(Fault::Failed(why))) => return Err(Fault::Failed(why)),
@@ -198,15 +200,70 @@ impl Asked {
             (Ok(v4), Ok(v6)) => vec![v4, v6],
             (Ok(found), Err(Fault::Nothing(_))) | (Err(Fault::Nothing(_)), Ok(found)) => vec![found],
         };
-        let valid = found.iter().map(Found::ttl).min().unwrap_or(Duration::from_secs(1));
-        Ok((found.iter().flat_map(Found::addresses).collect(), valid))
+        let valid = found.iter().map(|found| found.ttl).min().unwrap_or(0);
+        let records = found.iter().flat_map(|found| &found.records);
+        Ok((records.filter_map(|record| address(&record.data)).collect(), seconds(valid)))
     }
 
-    async fn service(&self, name: &Name) -> Result<Answer, Fault> {
-        let found = self.records(name, RecordType::SRV).await?;
-        let mut valid = found.ttl();
+    /// The records of a complete name, or of what it is an alias of.
+    async fn records(&self, name: &Name, kind: RecordType) -> Result<Found, Fault> {
+        let (mut name, mut ttl, mut aliases) = (name.clone(), u32::MAX, 0);
+        loop {
+            let answer = self.answer(&Query::query(name.clone(), kind)).await?;
+            let asked = name.clone();
+            loop {
+                let of_name = |r: &&Record| r.name == name && r.dns_class == DNSClass::IN;
+                let here = || answer.answers.iter().filter(of_name);
+                let records: Vec<Record> = here().filter(|r| r.record_type() == kind).cloned().collect();
+                if let Some(least) = records.iter().map(|record| record.ttl).min() {
+                    return Ok(Found { records, beside: answer.additionals, ttl: ttl.min(least) });
+                }
+                let alias = here().find_map(|record| match &record.data {
+                    RData::CNAME(CNAME(of)) => Some((of.clone(), record.ttl)),
+                    _ => None,
+                });
+                let Some((of, its_ttl)) = alias else { break };
+                aliases += 1;
+                if aliases > MOST_ALIASES {
+                    return Err(Fault::Failed(format!("more than {MOST_ALIASES} aliases, or a circle of them")));
+                }
+                (name, ttl) = (of, ttl.min(its_ttl));
+            }
+            if answer.metadata.response_code == ResponseCode::NXDomain {
+                return Err(Fault::Nothing(NO_NAME));
+            }
+            // Who only knows the alias does not say that its aim has no record (RFC 2308, 2.2).
+            if name == asked || has(&answer, RecordType::SOA) {
+                return Err(Fault::Nothing(NO_RECORD));
+            }
+        }
+    }
+
+    /// What the first server says that knows.
+    async fn answer(&self, query: &Query) -> Result<Message, Fault> {
+        let first = self.first.load(Ordering::Relaxed);
+        let mut faults = Vec::new();
+        for place in 0..self.servers.len() {
+            let place = (first + place) % self.servers.len();
+            let Some(&server) = self.servers.get(place) else { continue };
+            match exchange(server, query).await {
+                Ok(answer) => {
+                    self.first.store(place, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(fault) => faults.push(format!("{fault} from {server}")),
+            }
+        }
+        if faults.is_empty() {
+            faults.push("/etc/resolv.conf names no server".into());
+        }
+        Err(Fault::Failed(faults.join("; ")))
+    }
+
+    async fn service(self: &Arc<Self>, name: &str) -> Result<(Vec<Member>, Duration), Fault> {
+        let found = self.service_records(name).await?;
         let mut servers: Vec<&SRV> = Vec::new();
-        for record in &found.answers {
+        for record in &found.records {
             if let RData::SRV(srv) = &record.data {
                 servers.push(srv);
             }
@@ -216,35 +273,168 @@ impl Asked {
         if servers.is_empty() {
             return Err(Fault::Nothing("the service is not offered"));
         }
-        if servers.len() > MOST_TARGETS {
-            return Err(Fault::Failed(format!("it names {} servers: {MOST_TARGETS} at the most", servers.len())));
+        // Records come in any order, and the first of two with one address counts.
+        servers.sort_by_key(|srv| (srv.priority, Reverse(srv.weight), srv.port, &srv.target));
+        let targets: BTreeSet<&Name> = servers.iter().map(|srv| &srv.target).collect();
+        if targets.len() > MOST_TARGETS {
+            return Err(Fault::Failed(format!("it names {} servers: {MOST_TARGETS} at the most", targets.len())));
         }
-        let mut known: BTreeMap<Name, BTreeSet<IpAddr>> = BTreeMap::new();
-        for target in servers.iter().map(|srv| &srv.target).collect::<BTreeSet<_>>() {
-            let beside = found.additionals.iter().filter(|record| record.name == *target);
-            let given: Vec<_> = beside.filter_map(|record| Some((address(&record.data)?, record.ttl))).collect();
-            let addresses = if given.is_empty() {
-                match self.addresses(target).await {
-                    Ok((addresses, ttl)) => {
-                        valid = valid.min(ttl);
-                        addresses
-                    }
-                    // A server without an address is not there.
-                    Err(Fault::Nothing(_)) => continue,
-                    Err(Fault::Failed(why)) => return Err(Fault::Failed(format!("`{target}`: {why}"))),
+        let (mut known, mut valid) = (BTreeMap::new(), seconds(found.ttl));
+        let mut unknown = Vec::new();
+        for target in targets {
+            match found.told(target) {
+                Some((addresses, good)) => {
+                    valid = valid.min(good);
+                    known.insert(target.clone(), addresses);
                 }
-            } else {
-                let least = given.iter().map(|(_, ttl)| *ttl).min().unwrap_or(1).max(1);
-                valid = valid.min(Duration::from_secs(least.into()));
-                given.into_iter().map(|(address, _)| address).collect()
-            };
-            known.insert(target.clone(), addresses);
+                None => unknown.push(target.clone()),
+            }
+        }
+        for (target, (addresses, good)) in self.addresses_of_all(unknown).await? {
+            valid = valid.min(good);
+            known.insert(target, addresses);
         }
         let members = members(&servers, &known);
         match members.is_empty() {
             true => Err(Fault::Nothing("no server of the service has an address")),
-            false => Ok(Answer::Members { members, valid }),
+            false => Ok((members, valid)),
         }
+    }
+
+    async fn service_records(&self, name: &str) -> Result<Found, Fault> {
+        let mut why = NO_NAME;
+        for name in self.candidates(&parse(name)?) {
+            match self.records(&name, RecordType::SRV).await {
+                Err(Fault::Nothing(NO_NAME)) => {}
+                Err(Fault::Nothing(other)) => why = other,
+                found => return found,
+            }
+        }
+        Err(Fault::Nothing(why))
+    }
+
+    /// The addresses of those that have any.
+    async fn addresses_of_all(self: &Arc<Self>, names: Vec<Name>) -> Result<Vec<(Name, Addresses)>, Fault> {
+        let (mut names, mut asked, mut all) = (names.into_iter(), JoinSet::new(), Vec::new());
+        loop {
+            while asked.len() < AT_ONCE
+                && let Some(name) = names.next()
+            {
+                let resolver = Arc::clone(self);
+                asked.spawn(async move { (resolver.addresses(&name).await, name) });
+            }
+            match asked.join_next().await {
+                Some(Ok((Ok(addresses), name))) => all.push((name, addresses)),
+                // A server without an address is not there.
+                Some(Ok((Err(Fault::Nothing(_)), _))) => {}
+                Some(Ok((Err(Fault::Failed(why)), name))) => return Err(Fault::Failed(format!("`{name}`: {why}"))),
+                Some(Err(e)) => return Err(Fault::Failed(e.to_string())),
+                None => return Ok(all),
+            }
+        }
+    }
+}
+
+/// Records of one name and type, and how long all of them are good, with the names on the way.
+struct Found {
+    records: Vec<Record>,
+    /// What the server told unasked.
+    beside: Vec<Record>,
+    ttl: u32,
+}
+
+impl Found {
+    /// The addresses of `name` that came along; `None` also if others have some of a family that it has none of: those
+    /// may have had no room.
+    fn told(&self, name: &Name) -> Option<Addresses> {
+        let of = |kind| move |record: &&Record| record.record_type() == kind && record.dns_class == DNSClass::IN;
+        let mut told: Vec<&Record> = Vec::new();
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let before = told.len();
+            told.extend(self.beside.iter().filter(of(kind)).filter(|record| record.name == *name));
+            if told.len() == before && self.beside.iter().any(|record| of(kind)(&record)) {
+                return None;
+            }
+        }
+        let least = told.iter().map(|record| record.ttl).min()?;
+        Some((told.iter().filter_map(|record| address(&record.data)).collect(), seconds(least)))
+    }
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(a) => Some(IpAddr::V4(a.0)),
+        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0).to_canonical()),
+        _ => None,
+    }
+}
+
+/// Never zero: that would mean that the source watches by itself.
+fn seconds(ttl: u32) -> Duration {
+    Duration::from_secs(ttl.max(1).into())
+}
+
+fn parse(text: &str) -> Result<Name, Fault> {
+    Name::from_ascii(text).map_err(|e| Fault::Failed(format!("`{}` is no name: {e}", text.escape_debug())))
+}
+
+/// Asks one server once: by UDP, and by TCP if the answer is too long for that.
+async fn exchange(server: SocketAddr, query: &Query) -> Result<Message, String> {
+    let request = DnsRequest::from_query(query.clone(), DnsRequestOptions::default());
+    let mut stream = UdpClientStream::builder(server, TokioRuntimeProvider::new())
+        .with_timeout(Some(TIMEOUT))
+        // The first counts as one.
+        .with_max_retries(1)
+        // Any other port may be one that is to be listened on; the kernel's choice is random as well.
+        .with_os_port_selection(true)
+        .build();
+    let mut answer = stream.send_message(request.clone()).first_answer().await.map_err(|e| word(&e))?;
+    if answer.metadata.truncation {
+        let by_tcp = async {
+            // What works in the background ends with it.
+            let provider = TokioRuntimeProvider::new();
+            let wire = TcpClientStream::exchange(server, None, TIMEOUT, None, provider.clone()).await?;
+            wire.send(request).first_answer().await
+        };
+        let found = tokio::time::timeout(TIMEOUT, by_tcp).await.unwrap_or(Err(NetError::Timeout));
+        answer = found.map_err(|e| format!("{} by TCP", word(&e)))?;
+    }
+    let answer = answer.into_message();
+    usable(&answer, query).map(|()| answer)
+}
+
+/// Whether it is an answer to `query` of one who knows.
+fn usable(answer: &Message, query: &Query) -> Result<(), String> {
+    let metadata = &answer.metadata;
+    if metadata.message_type != MessageType::Response || answer.queries != std::slice::from_ref(query) {
+        return Err("an answer to something else".into());
+    }
+    match metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain if metadata.truncation => Err("half an answer".into()),
+        // Who names other servers only does not know.
+        ResponseCode::NoError
+            if answer.answers.is_empty() && has(answer, RecordType::NS) && !has(answer, RecordType::SOA) =>
+        {
+            Err("a referral to other servers".into())
+        }
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
+        ResponseCode::Unknown(code) => Err(format!("RCODE {code}")),
+        code => Err(format!("{code:?}").to_ascii_uppercase()),
+    }
+}
+
+/// Whether there is such a record beside the answer.
+fn has(answer: &Message, kind: RecordType) -> bool {
+    answer.authorities.iter().any(|record| record.record_type() == kind)
+}
+
+/// What went wrong, in words.
+fn word(error: &NetError) -> String {
+    match error {
+        NetError::Timeout => format!("no answer within {} s", TIMEOUT.as_secs()),
+        NetError::Proto(e) => format!("an answer that cannot be read ({e})"),
+        NetError::Io(e) => e.to_string(),
+        other => other.to_string(),
     }
 }
 
@@ -256,7 +446,7 @@ fn members(servers: &[&SRV], known: &BTreeMap<Name, BTreeSet<IpAddr>>) -> Vec<Me
     for srv in servers {
         let Some(addresses) = known.get(&srv.target) else { continue };
         let tier = priorities.iter().position(|p| *p == srv.priority).unwrap_or(0).min(MOST_TIER);
-        let target = srv.target.to_string();
+        let target = srv.target.to_ascii().to_lowercase();
         let name = (addresses.len() == 1).then(|| format!("{}:{}", target.trim_end_matches('.'), srv.port));
         for &ip in addresses {
             members.push(Member {
@@ -281,27 +471,46 @@ fn weight(weight: u16, heaviest: u32) -> Option<u32> {
     }
 }
 
-/// What went wrong, in words.
-fn fault(error: &NetError) -> Fault {
-    let word = |code: ResponseCode| format!("{code:?}").to_ascii_uppercase();
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain => Fault::Nothing(NO_NAME),
-            ResponseCode::NoError => Fault::Nothing(NO_RECORD),
-            code => Fault::Failed(format!("it answered {}", word(code))),
-        },
-        NetError::Dns(DnsError::ResponseCode(code)) => Fault::Failed(format!("it answered {}", word(*code))),
-        NetError::Timeout => Fault::Failed(format!("no answer within {} s", TIMEOUT.as_secs())),
-        other => Fault::Failed(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn srv(priority: u16, weight: u16, port: u16, target: &str) -> SRV {
         SRV::new(priority, weight, port, Name::from_ascii(target).unwrap())
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn resolver(domains: &[&str], dots: usize, hosts: &str) -> Resolver {
+        let mut resolver = Resolver::given(&[]);
+        resolver.hosts.read_hosts_conf(hosts.as_bytes()).unwrap();
+        resolver.search = Some(Search { domains: domains.iter().map(|text| name(text)).collect(), dots });
+        resolver
+    }
+
+    #[test]
+    fn a_name_that_is_not_complete_is_searched_for() {
+        let of = |resolver: &Resolver, text: &str| {
+            resolver.candidates(&name(text)).iter().map(Name::to_ascii).collect::<Vec<_>>()
+        };
+        let system = resolver(&["one.test", "test."], 2, "");
+        assert_eq!(of(&system, "db"), ["db.one.test.", "db.test.", "db."]);
+        assert_eq!(of(&system, "a.db"), ["a.db.one.test.", "a.db.test.", "a.db."]);
+        assert_eq!(of(&system, "b.a.db"), ["b.a.db.", "b.a.db.one.test.", "b.a.db.test."]);
+        assert_eq!(of(&system, "db."), ["db."]);
+        assert_eq!(of(&Resolver::given(&[]), "db"), ["db."]);
+    }
+
+    #[tokio::test]
+    async fn what_hosts_says_counts_before_all() {
+        let system = resolver(&["test"], 1, "10.0.0.1 db.lan db\n10.0.0.2 DB\n::1 db # a comment\n");
+        let (found, valid) = system.addresses_of("db").await.unwrap();
+        let wanted = ["10.0.0.1", "10.0.0.2", "::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!((found, valid), (wanted.into(), HOSTS_VALID));
+        let Err(Fault::Failed(why)) = system.addresses_of("other").await else { panic!("there is no server") };
+        assert_eq!(why, "/etc/resolv.conf names no server");
     }
 
     #[test]

@@ -17,8 +17,9 @@ pub struct MembershipRules {
     pub ttl: (Duration, Duration),
 }
 
-/// The first question after a failure; each after it waits twice as long.
-const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// The first question after a failure; each after it waits twice as long. A name is asked for two types of address, each perhaps
+/// by UDP and then by TCP: with this it is less than one question a second.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// And at most so long, however long answers are good.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -148,7 +149,7 @@ impl Membership {
             n => {
                 let known = self.last_good.is_some() && !self.valid.is_zero();
                 let cap = if known { valid.min(LAST_RETRY) } else { LAST_RETRY };
-                Next::In(FIRST_RETRY.saturating_mul(1 << (n - 1).min(16)).min(cap.max(FIRST_RETRY)))
+                Next::In(FIRST_RETRY.saturating_mul(1 << (n - 1).min(16)).min(cap))
             }
         }
     }
@@ -305,17 +306,17 @@ mod tests {
             m.next()
         };
         let waits: Vec<Next> = (0..6).map(|_| after(&mut m, failed())).collect();
-        assert_eq!(waits, [2, 4, 8, 16, 30, 30].map(|s| Next::In(at(s))));
+        assert_eq!(waits, [5, 10, 20, 30, 30, 30].map(|s| Next::In(at(s))));
         let valid =
             |seconds| Answer::Members { members: vec![Member::at("10.0.0.1:80".parse().unwrap())], valid: at(seconds) };
         assert_eq!(after(&mut m, valid(1)), Next::In(at(5)));
         assert_eq!(after(&mut m, valid(86_400)), Next::In(at(300)));
         assert_eq!(after(&mut m, valid(0)), Next::Watch);
-        assert_eq!(after(&mut m, failed()), Next::In(at(2)));
+        assert_eq!(after(&mut m, failed()), Next::In(at(5)));
         // No longer than the last answer was good for.
         after(&mut m, valid(7));
         let waits: Vec<Next> = (0..4).map(|_| after(&mut m, failed())).collect();
-        assert_eq!(waits, [2, 4, 7, 7].map(|s| Next::In(at(s))));
+        assert_eq!(waits, [5, 7, 7, 7].map(|s| Next::In(at(s))));
     }
 
     #[test]

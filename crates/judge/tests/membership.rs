@@ -8,7 +8,7 @@ use std::time::Duration;
 use floodway_judge::{Answer, Member, Membership, MembershipRules, Next};
 use proptest::prelude::*;
 
-const FIRST_RETRY: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 type ByAddress = BTreeMap<SocketAddr, Member>;
@@ -101,7 +101,7 @@ fn next(history: &[Past], rules: &MembershipRules) -> Next {
         // No longer than the last answer was good for, if it was for a time.
         let cap =
             good.filter(|(_, valid, _)| !valid.is_zero()).map_or(LAST_RETRY, |(_, valid, _)| bounded(valid, rules));
-        return Next::In(wait.min(cap).max(FIRST_RETRY));
+        return Next::In(wait.min(cap));
     }
     match good {
         Some((named, ..)) if in_force(history).len() > named.len() => Next::In(rules.ttl.0),
@@ -423,7 +423,7 @@ impl Run {
         self.course.ends += u64::from(after.is_empty() && !before.is_empty());
         self.check(kind, &before, &after, now)?;
         let is_bad = matches!(kind, Kind::Nothing | Kind::Failed);
-        self.asked = Some((now, if is_bad { FIRST_RETRY } else { self.rules.ttl.0 }));
+        self.asked = Some((now, if is_bad { FIRST_RETRY.min(self.rules.ttl.0) } else { self.rules.ttl.0 }));
         Ok(match self.membership.next() {
             Next::Watch => None,
             // Up to a tenth earlier.

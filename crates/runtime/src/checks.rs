@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -268,6 +269,8 @@ impl Desk {
         let Ok(_slot) = self.slots.acquire_many(files).await else { return };
         let place = match &key.address {
             Address::Socket(address) => Place::Socket(*address),
+            // Its checks have ports of their own.
+            Address::Follows(ip, by) => Place::Socket(SocketAddr::new(*ip, *by)),
             Address::Unix(path) => Place::Unix(path),
         };
         let (pool, name) = key.names.as_deref().map_or(("", ""), |(pool, name)| (pool, name));

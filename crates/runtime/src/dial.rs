@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Le
             chosen => chosen?,
         };
         of.session.count(&of.context);
-        match open(&of.context, &of.session, lease.index()).await? {
+        match open(&of.context, &of.session, lease.index(), client).await? {
             Ok(socket) => {
                 remember(&of.session, client, lease.index(), of.context.shared.now());
                 return Ok((socket, lease));
@@ -130,10 +131,15 @@ fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
 }
 
 /// Connects to endpoint `index` of the session's pool. Written for a small future: every session holds one.
-async fn open(context: &Context, session: &Session, index: usize) -> Result<io::Result<Socket>, Reason> {
+async fn open(
+    context: &Context,
+    session: &Session,
+    index: usize,
+    client: &Socket,
+) -> Result<io::Result<Socket>, Reason> {
     session.tries();
     let begin = context.shared.now();
-    let connecting = match Connecting::begin(target(session, index)) {
+    let connecting = match target(session, index, client).and_then(Connecting::begin) {
         Ok(connecting) => connecting,
         Err(error) => return Ok(Err(error)),
     };
@@ -158,11 +164,16 @@ async fn open(context: &Context, session: &Session, index: usize) -> Result<io::
     Ok(Ok(connecting.into_socket()))
 }
 
-fn target(session: &Session, index: usize) -> Target<'_> {
-    match &session.pool().endpoints[index].address {
-        Address::Socket(address) => Target::Tcp(*address, &session.listener().endpoint_options),
+fn target<'a>(session: &'a Session, index: usize, client: &Socket) -> io::Result<Target<'a>> {
+    let tcp = |address| Target::Tcp(address, &session.listener().endpoint_options);
+    Ok(match &session.pool().endpoints[index].address {
+        Address::Socket(address) => tcp(*address),
+        Address::Follows(ip, by) => {
+            let port = client.local_address().and_then(|at| at.port().checked_add(*by));
+            tcp(SocketAddr::new(*ip, port.ok_or_else(|| io::Error::other("there is no such port to follow"))?))
+        }
         Address::Unix(path) => Target::Unix(path),
-    }
+    })
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {

@@ -168,7 +168,12 @@ impl Discovery {
     fn begin(&self, pool: &Pool, found: &Found, asker: Asker) -> Feed {
         let membership = Rc::new(RefCell::new(Membership::new(pool.membership)));
         let state = Arc::new(SourceState::new(&found.name));
-        let place = Place { pool: pool.name.clone(), state: Arc::clone(&state), desk: Rc::clone(&self.desk) };
+        let place = Place {
+            pool: pool.name.clone(),
+            is_file: matches!(found.source, Source::File { .. }),
+            state: Arc::clone(&state),
+            desk: Rc::clone(&self.desk),
+        };
         let task = tokio::task::spawn_local(place.ask(asker, Rc::clone(&membership))).abort_handle();
         Feed { source: found.source.clone(), membership, state, task }
     }
@@ -257,6 +262,7 @@ async fn announce(desk: Rc<Desk>) {
 /// A source, where it is asked from.
 struct Place {
     pool: String,
+    is_file: bool,
     state: Arc<SourceState>,
     desk: Rc<Desk>,
 }
@@ -281,6 +287,8 @@ impl Place {
             let next = membership.borrow().next();
             let wait = match next {
                 Next::Watch => None,
+                // A file that cannot be read is read when it changes, not before.
+                Next::In(_) if self.is_file && kind == FAILED => None,
                 // Up to a tenth earlier, so that many names are not asked in step.
                 Next::In(time) => Some(time.mul_f64(1.0 - (random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0)),
             };
@@ -329,11 +337,14 @@ impl Place {
     }
 }
 
+/// Of [`SourceState::ANSWERS`].
+const FAILED: usize = 2;
+
 fn kind(answer: &Answer) -> usize {
     match answer {
         Answer::Members { members, .. } if members.is_empty() => 1,
         Answer::Members { .. } | Answer::Unchanged { .. } => 0,
         Answer::Nothing { .. } => 1,
-        Answer::Failed { .. } => 2,
+        Answer::Failed { .. } => FAILED,
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use floodway_balance::Admin;
+use floodway_judge::{Check, Protocol};
 
 use super::Builder;
 use super::balance::{build_ejection, build_slow_start, build_sticky};
@@ -24,6 +25,7 @@ impl Builder<'_> {
         let endpoints = self.build_endpoints(word, node, per_endpoint);
         let sources = self.build_sources(word, node, per_endpoint);
         let health = node.get("health").and_then(|n| self.build_health(n));
+        self.refuse_checks_without_a_port(node, &endpoints, health.as_ref());
         let names_a_role = health.as_ref().is_some_and(|h| h.ask.names_a_role());
         let retries = node.integer("retries").unwrap_or(2);
         let has_none = endpoints.iter().all(|e| e.weight == 0 || e.state != Admin::Enabled);
@@ -96,11 +98,24 @@ impl Builder<'_> {
         endpoints
     }
 
+    /// An endpoint whose port follows the client's has none that a check could ask.
+    fn refuse_checks_without_a_port(&mut self, pool: &Node, endpoints: &[Endpoint], health: Option<&crate::Health>) {
+        let has_port = |check: &Check| check.port.is_some() || matches!(check.protocol, Protocol::Exec { .. });
+        if health.is_none_or(|health| health.ask.checks().all(has_port)) {
+            return;
+        }
+        let follows = |e: &&Endpoint| matches!(e.address, Address::Follows(..));
+        if let (Some(e), Some(at)) = (endpoints.iter().find(follows), pool.get("health")) {
+            let message = format!("`{}` has no port of its own that a check could ask", e.address);
+            self.error(at.span, message, "no port", "give each check a `port`");
+        }
+    }
+
     fn build_endpoint(&mut self, node: &Node, per_endpoint: Option<u32>) -> Option<Endpoint> {
         let at = node.get("address")?;
         let address = match address::endpoint(at.text()?).ok()? {
             Where::At(Address::Unix(path)) => Address::Unix(self.sources.resolve(at.span, &path.to_string_lossy())),
-            Where::At(socket @ Address::Socket(_)) => socket,
+            Where::At(socket @ (Address::Socket(_) | Address::Follows(..))) => socket,
             Where::Named(_) => return None,
         };
         let own = node.integer("max_sessions");
