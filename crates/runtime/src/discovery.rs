@@ -273,12 +273,13 @@ impl Place {
         let mut watch = false;
         let mut said = None;
         loop {
+            // In a box: there may be thousands, and most wait for their time.
             let answer = match watch {
-                true => asker.ask(true).await,
+                true => Box::pin(asker.ask(true)).await,
                 false => {
                     // It is never closed.
                     let _turn = self.desk.questions.acquire().await;
-                    asker.ask(false).await
+                    Box::pin(asker.ask(false)).await
                 }
             };
             let now = self.desk.shared.now();
