@@ -20,6 +20,12 @@ fn source<'a>(status: &'a serde_json::Value, pool: &str) -> &'a serde_json::Valu
     &pools.iter().find(|p| p["name"] == pool).expect("the pool")["sources"][0]
 }
 
+/// Whether a client is turned away, at once or a moment after it came.
+fn is_reset(address: SocketAddr) -> bool {
+    let read = |mut stream: TcpStream| stream.read(&mut [0]);
+    connect(address).and_then(read).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
 /// Replaces a file as one does: beside it, and renamed.
 fn replace(path: &std::path::Path, text: &str) {
     let beside = path.with_extension("new");
@@ -347,4 +353,69 @@ fn a_real_name_server_is_followed_under_load() {
         let seen = load.stop();
         assert!(seen.failures.is_empty() && seen.served > 100, "{:?}", seen.failures);
     }
+}
+
+/// A pool may begin with nobody, whatever chooses in it; whoever comes serves.
+#[test]
+fn a_pool_may_begin_empty() {
+    const ALGORITHMS: [&str; 9] =
+        ["round_robin", "least_conn", "p2c", "peak_ewma", "random", "first", "maglev", "rendezvous", "ring_hash"];
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("members.json");
+    let (mut listeners, mut pools) = (String::new(), String::new());
+    for (i, algorithm) in ALGORITHMS.iter().enumerate() {
+        listeners += &format!("  l{i}: {{ bind: \"127.0.0.1:{}\", forward: {algorithm} }}\n", free_port());
+        pools += &format!("  {algorithm}: {{ balance: {algorithm}, endpoints: [{{ file: {} }}] }}\n", list.display());
+    }
+    let floodway = Floodway::start(&format!("listeners:\n{listeners}pools:\n{pools}"));
+    let front = |i: usize| floodway.address(&format!("l{i}"));
+    for (i, algorithm) in ALGORITHMS.iter().enumerate() {
+        assert!(is_reset(front(i)), "{algorithm}");
+    }
+    replace(&list, &listed(&[&backend]));
+    let found = || floodway.metric("discovery_endpoints", &[]) as usize == ALGORITHMS.len();
+    wait_until(|| "all to know".into(), Duration::from_secs(10), found);
+    for (i, algorithm) in ALGORITHMS.iter().enumerate() {
+        let serves = |mut stream: TcpStream| stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok();
+        wait_until(|| (*algorithm).to_owned(), Duration::from_secs(10), || connect(front(i)).is_ok_and(serves));
+    }
+}
+
+/// An endpoint that comes back counts the sessions that it still has; and a source that is asked in another way keeps who was there
+/// until it answers.
+#[test]
+fn who_comes_back_counts_its_sessions() {
+    let backends = [Backend::echo(), Backend::echo()];
+    let folder = tempfile::tempdir().unwrap();
+    let (list, other) = (folder.path().join("a.json"), folder.path().join("b.json"));
+    std::fs::write(&list, listed(&[&backends[0], &backends[1]])).unwrap();
+    let config = |list: &std::path::Path| {
+        format!(
+            "listeners: {{ l: {{ bind: 127.0.0.1:0, forward: p }} }}\npools:\n  p: {{ endpoints: [{{ name: members, file: {}, max_sessions: 2 }}] }}\n",
+            list.display()
+        )
+    };
+    let floodway = Floodway::start(&config(&list));
+    let pool = || floodway.ask(&["explain", "--pool", "p"]);
+    let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(floodway.address("l")).unwrap()).collect();
+    streams.iter_mut().for_each(ping);
+    let within = Duration::from_secs(10);
+    let count = || pool()["endpoints"].as_array().map_or(0, Vec::len);
+    for round in 0..3 {
+        replace(&list, &listed(&[&backends[0]]));
+        wait_until(|| format!("{round}: {}", pool()), within, || count() == 1);
+        replace(&list, &listed(&[&backends[0], &backends[1]]));
+        wait_until(|| format!("{round}: {}", pool()), within, || count() == 2);
+        let sessions: Vec<_> = (0..2).map(|i| pool()["endpoints"][i]["sessions"].as_u64()).collect();
+        assert_eq!(sessions, [Some(2), Some(2)], "round {round}");
+    }
+    assert!(is_reset(floodway.address("l")), "both are full");
+    streams.iter_mut().for_each(ping);
+    // The other file is not there: who was found stays.
+    floodway.write_config(&config(&other));
+    let _ = floodway.ask(&["reload"]);
+    wait_until(|| pool().to_string(), within, || pool()["sources"][0]["last_error"].is_string());
+    assert_eq!(count(), 2);
+    streams.iter_mut().for_each(ping);
 }

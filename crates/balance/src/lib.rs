@@ -26,7 +26,7 @@ mod sticky;
 
 pub use algorithm::Algorithm;
 pub use picker::{Exclusion, Explanation, Field, Flow, Picker, Refusal, Tried};
-pub use pool::{Lease, Pool};
+pub use pool::{Lease, Pool, Seat};
 pub use spec::{Admin, EndpointSpec, Fitness, Health, PoolSpec, SlowStart, Tiers};
 pub use sticky::Sticky;
 

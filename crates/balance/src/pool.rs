@@ -1,6 +1,6 @@
 //! What every worker shares of a pool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,6 +55,10 @@ impl Tier {
     }
 }
 
+/// The loads and states of an endpoint that has left its pool.
+#[derive(Clone, Debug)]
+pub struct Seat(Arc<Slot>);
+
 /// The shared truth of a pool: who may be chosen and how loaded each is.
 #[derive(Debug)]
 pub struct Pool {
@@ -87,7 +91,7 @@ impl Pool {
             max_sessions: AtomicU32::new(NO_LIMIT),
             departures: [const { AtomicU32::new(0) }; least_conn::BLOCKS],
         };
-        Self::assemble(spec, Arc::new(state), None, &[], Duration::ZERO)
+        Self::assemble(spec, Arc::new(state), None, &[], &[], Duration::ZERO)
     }
 
     /// `survivors` gives for each endpoint of `spec` which one of `old` it is.
@@ -96,9 +100,12 @@ impl Pool {
         state: Arc<State>,
         old: Option<&Self>,
         survivors: &[Option<usize>],
+        returned: &[(usize, Seat)],
         now: Duration,
     ) -> Self {
-        let survivor = |i: usize| old?.slots.get((*survivors.get(i)?)?).map(Arc::clone);
+        let returned: BTreeMap<usize, &Seat> = returned.iter().map(|(i, seat)| (*i, seat)).collect();
+        let stayed = |i: usize| old?.slots.get((*survivors.get(i)?)?).map(Arc::clone);
+        let survivor = |i: usize| stayed(i).or_else(|| returned.get(&i).map(|seat| Arc::clone(&seat.0)));
         let is_in_blocks = spec.algorithm == Algorithm::LeastConn && spec.endpoints.len() >= least_conn::MANY;
         let slot = |(i, e): (usize, &EndpointSpec)| {
             let slot = survivor(i).unwrap_or_default();
@@ -126,9 +133,27 @@ impl Pool {
     /// pool too: its pickers choose by the new weights and states until nobody uses them any more.
     #[must_use]
     pub fn rebuild(&self, spec: &PoolSpec, survivors: &[Option<usize>], now: Duration) -> Self {
-        let rebuilt = Self::assemble(spec, Arc::clone(&self.state), Some(self), survivors, now);
+        self.rebuild_with(spec, survivors, &[], now)
+    }
+
+    /// As [`Pool::rebuild`], with endpoints that had left and are back, by their index in `spec`: their sessions count again.
+    #[must_use]
+    pub fn rebuild_with(
+        &self,
+        spec: &PoolSpec,
+        survivors: &[Option<usize>],
+        returned: &[(usize, Seat)],
+        now: Duration,
+    ) -> Self {
+        let rebuilt = Self::assemble(spec, Arc::clone(&self.state), Some(self), survivors, returned, now);
         rebuilt.state.epoch.fetch_add(1, Ordering::Release);
         rebuilt
+    }
+
+    /// What endpoint `index` takes along when it leaves, for [`Pool::rebuild_with`]; `None` for an index that is none.
+    #[must_use]
+    pub fn seat(&self, index: usize) -> Option<Seat> {
+        self.slots.get(index).map(Arc::clone).map(Seat)
     }
 
     /// Number of endpoints, fit or not.

@@ -1,9 +1,10 @@
 //! A pool with the endpoints that its sources gave.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use floodway_balance::hash;
-use floodway_judge::Member;
+use floodway_judge::{Member, MembershipRules, Source};
 
 use crate::{Address, Endpoint, Found, Places, Pool};
 
@@ -51,6 +52,20 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+impl Found {
+    /// How far this source is believed. `min_ttl` and `max_ttl` concern name servers; others say, or are told, when to be asked.
+    #[must_use]
+    pub fn rules(&self, pool: &Pool) -> MembershipRules {
+        const AGAIN: Duration = Duration::from_secs(1);
+        let ttl = match &self.source {
+            Source::Dns { .. } | Source::Srv { .. } => pool.membership.ttl,
+            Source::Http(request) => (request.every, request.every),
+            Source::File { .. } | Source::Consul { .. } => (AGAIN, AGAIN),
+        };
+        MembershipRules { ttl, ..pool.membership }
     }
 }
 

@@ -11,30 +11,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floodway_judge::{Answer, Member};
-use hickory_resolver::Hosts;
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::tcp::TcpClientStream;
-use hickory_resolver::net::udp::UdpClientStream;
-use hickory_resolver::net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
-use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, SRV};
-use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::rdata::{CNAME, SRV};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::task::JoinSet;
 
 use crate::PATIENCE;
+use crate::exchange::exchange;
+use crate::system::{self, Search};
 
-/// Of name servers in `/etc/resolv.conf`, which gives none.
-const PORT: u16 = 53;
-/// For one server.
-const TIMEOUT: Duration = Duration::from_secs(2);
 /// Most aliases of a name.
 const MOST_ALIASES: usize = 16;
 /// Most servers of a service.
 const MOST_TARGETS: usize = 256;
 /// How many of those are asked for at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 /// Most addresses of a source.
 const MOST_MEMBERS: usize = 10_000;
 /// Largest weight of an endpoint.
@@ -119,37 +110,23 @@ struct Resolver {
     servers: Vec<SocketAddr>,
     /// The server to begin with, by its place: the one that answered last, so that a dead one costs its time once.
     first: AtomicUsize,
-    hosts: Hosts,
+    /// As /etc/hosts has them.
+    hosts: String,
     /// Where a name may be that is not complete; `None` if all are.
     search: Option<Search>,
-}
-
-struct Search {
-    domains: Vec<Name>,
-    /// With so many dots a name is first taken as it is.
-    dots: usize,
 }
 
 type Addresses = (BTreeSet<IpAddr>, Duration);
 
 impl Resolver {
     fn given(servers: &[SocketAddr]) -> Self {
-        Self { servers: servers.to_vec(), first: AtomicUsize::new(0), hosts: Hosts::default(), search: None }
+        Self { servers: servers.to_vec(), first: AtomicUsize::new(0), hosts: String::new(), search: None }
     }
 
     /// As `/etc/resolv.conf` and `/etc/hosts` say. Without the former there is no server, and the latter still counts.
     fn system() -> Self {
-        let (mut servers, mut search) = (Vec::new(), Search { domains: Vec::new(), dots: 1 });
-        if let Ok((config, options)) = read_system_conf() {
-            servers.extend(config.name_servers().iter().map(|server| SocketAddr::new(server.ip, PORT)));
-            search.dots = options.ndots;
-            search.domains = match (config.search(), config.domain()) {
-                ([], Some(domain)) => vec![domain.clone()],
-                (domains, _) => domains.to_vec(),
-            };
-        }
-        let hosts = Hosts::from_system().unwrap_or_default();
-        Self { servers, first: AtomicUsize::new(0), hosts, search: Some(search) }
+        let (servers, search) = system::resolv_conf();
+        Self { servers, first: AtomicUsize::new(0), hosts: system::hosts(), search: Some(search) }
     }
 
     /// The complete names that `name` may mean, first those to try first.
@@ -166,7 +143,7 @@ impl Resolver {
 
     async fn addresses_of(&self, host: &str) -> Result<Addresses, Fault> {
         let name = parse(host)?;
-        let listed = self.listed(&name);
+        let listed = system::listed(&self.hosts, host);
         if !listed.is_empty() {
             return Ok((listed, HOSTS_VALID));
         }
@@ -179,13 +156,6 @@ impl Resolver {
             }
         }
         Err(Fault::Nothing(why))
-    }
-
-    /// Its addresses in `/etc/hosts`.
-    fn listed(&self, name: &Name) -> BTreeSet<IpAddr> {
-        let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let found = [of(RecordType::A), of(RecordType::AAAA)];
-        found.iter().flatten().flat_map(|lookup| lookup.answers()).filter_map(|record| address(&record.data)).collect()
     }
 
     /// All addresses of a complete name, of both families.
@@ -246,7 +216,7 @@ impl Resolver {
         for place in 0..self.servers.len() {
             let place = (first + place) % self.servers.len();
             let Some(&server) = self.servers.get(place) else { continue };
-            match exchange(server, query).await {
+            match exchange(server, query).await.and_then(|answer| usable(&answer, query).map(|()| answer)) {
                 Ok(answer) => {
                     self.first.store(place, Ordering::Relaxed);
                     return Ok(answer);
@@ -378,31 +348,6 @@ fn parse(text: &str) -> Result<Name, Fault> {
     Name::from_ascii(text).map_err(|e| Fault::Failed(format!("`{}` is no name: {e}", text.escape_debug())))
 }
 
-/// Asks one server once: by UDP, and by TCP if the answer is too long for that.
-async fn exchange(server: SocketAddr, query: &Query) -> Result<Message, String> {
-    let request = DnsRequest::from_query(query.clone(), DnsRequestOptions::default());
-    let mut stream = UdpClientStream::builder(server, TokioRuntimeProvider::new())
-        .with_timeout(Some(TIMEOUT))
-        // The first counts as one.
-        .with_max_retries(1)
-        // Any other port may be one that is to be listened on; the kernel's choice is random as well.
-        .with_os_port_selection(true)
-        .build();
-    let mut answer = stream.send_message(request.clone()).first_answer().await.map_err(|e| word(&e))?;
-    if answer.metadata.truncation {
-        let by_tcp = async {
-            // What works in the background ends with it.
-            let provider = TokioRuntimeProvider::new();
-            let wire = TcpClientStream::exchange(server, None, TIMEOUT, None, provider.clone()).await?;
-            wire.send(request).first_answer().await
-        };
-        let found = tokio::time::timeout(TIMEOUT, by_tcp).await.unwrap_or(Err(NetError::Timeout));
-        answer = found.map_err(|e| format!("{} by TCP", word(&e)))?;
-    }
-    let answer = answer.into_message();
-    usable(&answer, query).map(|()| answer)
-}
-
 /// Whether it is an answer to `query` of one who knows.
 fn usable(answer: &Message, query: &Query) -> Result<(), String> {
     let metadata = &answer.metadata;
@@ -426,16 +371,6 @@ fn usable(answer: &Message, query: &Query) -> Result<(), String> {
 /// Whether there is such a record beside the answer.
 fn has(answer: &Message, kind: RecordType) -> bool {
     answer.authorities.iter().any(|record| record.record_type() == kind)
-}
-
-/// What went wrong, in words.
-fn word(error: &NetError) -> String {
-    match error {
-        NetError::Timeout => format!("no answer within {} s", TIMEOUT.as_secs()),
-        NetError::Proto(e) => format!("an answer that cannot be read ({e})"),
-        NetError::Io(e) => e.to_string(),
-        other => other.to_string(),
-    }
 }
 
 /// Priorities become tiers from 0 on, weights keep their proportions.
@@ -485,7 +420,7 @@ mod tests {
 
     fn resolver(domains: &[&str], dots: usize, hosts: &str) -> Resolver {
         let mut resolver = Resolver::given(&[]);
-        resolver.hosts.read_hosts_conf(hosts.as_bytes()).unwrap();
+        resolver.hosts = hosts.to_owned();
         resolver.search = Some(Search { domains: domains.iter().map(|text| name(text)).collect(), dots });
         resolver
     }

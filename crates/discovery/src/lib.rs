@@ -5,10 +5,12 @@
 
 mod consul;
 mod dns;
+mod exchange;
 mod fetch;
 mod file;
 mod http;
 mod list;
+mod system;
 
 use std::time::Duration;
 

@@ -543,7 +543,10 @@ impl Control {
     }
 
     fn reset(&mut self, pool: &str, endpoint: Option<&str>, by: Caller) -> Answer {
-        let place = match endpoint.map(|e| (e, self.running.find_endpoint(pool, e))) {
+        // One that is not found now may have been changed by hand all the same.
+        let absent = |e: &str| Some((pool.to_owned(), e.to_owned())).filter(|p| self.running.by_hand().contains_key(p));
+        let find = |e: &str| self.running.find_endpoint(pool, e).or_else(|| absent(e));
+        let place = match endpoint.map(|e| (e, find(e))) {
             Some((e, None)) => return error(404, &format!("there is no endpoint `{pool}/{e}`")),
             Some((_, Some(place))) => Some(place),
             None if !self.running.shared().snapshot().pools.iter().any(|p| p.name == pool) => {

@@ -69,6 +69,12 @@ impl Membership {
         }
     }
 
+    /// Those of `before` stay until the first good answer, which then holds as it is: somebody else is asked for the same.
+    #[must_use]
+    pub fn after(before: &Self, rules: MembershipRules) -> Self {
+        Self { members: before.members.clone(), ..Self::new(rules) }
+    }
+
     /// From the next answer on, by other rules.
     pub fn set_rules(&mut self, rules: MembershipRules) {
         self.rules = rules;
@@ -118,10 +124,12 @@ impl Membership {
     }
 
     fn good(&mut self, wanted: Vec<Member>, valid: Duration, now: Duration) -> bool {
+        let is_first = self.last_good.is_none();
         (self.failures, self.why, self.nothing_since) = (0, None, None);
         (self.last_good, self.valid) = (Some(now), valid);
         let (before, after) = (self.members.len() as u64, wanted.len() as u64);
-        let is_too_much = before.saturating_sub(after) * 10_000 > before * u64::from(self.rules.max_removal);
+        let is_too_much =
+            !is_first && before.saturating_sub(after) * 10_000 > before * u64::from(self.rules.max_removal);
         let is_wanted = |m: &&Member| wanted.binary_search_by_key(&m.address, |w| w.address).is_ok();
         // Whom the answer before this one lacked as well goes.
         let stays = |m: &&Member| is_too_much && self.doubted.binary_search(&m.address).is_err();
@@ -154,6 +162,13 @@ impl Membership {
         }
     }
 
+    /// How long those in force stay while the source says that there is nothing; `None` if it does not, or there is nobody.
+    #[must_use]
+    pub fn grace(&self, now: Duration) -> Option<Duration> {
+        let since = self.nothing_since.filter(|_| !self.members.is_empty())?;
+        Some(self.rules.keep_last.saturating_sub(now.saturating_sub(since)))
+    }
+
     /// Those in force, by address.
     #[must_use]
     pub fn members(&self) -> &[Member] {
@@ -181,9 +196,9 @@ impl Membership {
     /// Why those in force are not those of the source's last word; `None` if they are.
     #[must_use]
     pub fn difference(&self, now: Duration) -> Option<String> {
-        if let Some(since) = self.nothing_since {
-            let left = self.rules.keep_last.saturating_sub(now.saturating_sub(since)).as_secs();
-            return (!self.members.is_empty()).then(|| {
+        if self.nothing_since.is_some() {
+            return self.grace(now).map(|left| {
+                let left = left.as_secs();
                 format!("it says that there is nothing: what was last good goes if it still says so in {left} s (`keep_last`)")
             });
         }
@@ -288,6 +303,18 @@ mod tests {
         assert!(!m.observe(list(1..=4), at(10)));
         assert!(!m.observe(list([1]), at(15)));
         assert_eq!(hosts(&m), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_source_that_is_asked_in_another_way_begins_with_who_was_there() {
+        let mut old = Membership::new(RULES);
+        old.observe(list(1..=4), at(0));
+        let mut m = Membership::after(&old, RULES);
+        assert_eq!(hosts(&m), [1, 2, 3, 4]);
+        assert!(!m.observe(failed(), at(1)) && !m.observe(nothing(), at(2)));
+        assert_eq!(m.grace(at(12)), Some(at(3590)));
+        assert!(m.observe(list([9]), at(20)), "its first answer is the whole truth");
+        assert_eq!((hosts(&m), m.grace(at(20))), (vec![9], None));
     }
 
     #[test]

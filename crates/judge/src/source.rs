@@ -76,7 +76,8 @@ impl Source {
             Self::Dns { host, port, .. } => format!("{host}:{port}"),
             Self::Srv { name, .. } => name.clone(),
             Self::File { path } => path.display().to_string(),
-            Self::Http(request) => request.url.clone(),
+            // What follows may be a secret.
+            Self::Http(request) => request.url.split('?').next().unwrap_or_default().to_owned(),
             Self::Consul { service, tag: None, .. } => service.clone(),
             Self::Consul { service, tag: Some(tag), .. } => format!("{service} {tag}"),
         };

@@ -43,8 +43,10 @@ impl Knocker {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => answered(socket).await?,
             Err(error) => return Err(error),
         };
+        // A link-local address may have bound it to its interface.
+        let is_free = !matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
         // Resets the connection, and leaves the socket as new (connect(2), AF_UNSPEC).
-        if connect_unspec(&socket).is_ok() {
+        if is_free && connect_unspec(&socket).is_ok() {
             let mut spare = spare();
             if spare.len() < SPARE {
                 spare.push(socket);

@@ -1,10 +1,12 @@
 //! Endpoints that left a pool lately: whoever comes back finds what was known of it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_balance::Health;
+use floodway_balance::{Health, Seat};
 use floodway_config::Address;
 
 use crate::snapshot::{Pool, Stats};
@@ -23,15 +25,25 @@ pub(crate) struct Departed(HashMap<(String, Address), One>);
 struct One {
     stats: Arc<Stats>,
     health: Health,
+    seat: Option<Seat>,
     at: Duration,
+    is_back: Rc<Cell<bool>>,
 }
 
 impl Departed {
-    /// Endpoint `index` of `pool` left at `now`.
-    pub(crate) fn note(&mut self, pool: &Pool, index: usize, now: Duration) {
+    /// Endpoint `index` of `pool` left at `now`. What it gives becomes true should it come back.
+    pub(crate) fn note(&mut self, pool: &Pool, index: usize, now: Duration) -> Rc<Cell<bool>> {
         let endpoint = &pool.endpoints[index];
-        let one = One { stats: Arc::clone(&endpoint.stats), health: pool.balance.health(index), at: now };
+        let one = One {
+            stats: Arc::clone(&endpoint.stats),
+            health: pool.balance.health(index),
+            seat: pool.balance.seat(index),
+            at: now,
+            is_back: Rc::default(),
+        };
+        let is_back = Rc::clone(&one.is_back);
         self.0.insert((pool.name.clone(), endpoint.address.clone()), one);
+        is_back
     }
 
     /// Forgets those who left long ago, and those that `is_back` names.
@@ -48,6 +60,13 @@ impl Departed {
     /// What is counted of one that comes back.
     pub(crate) fn stats(&self, pool: &str, address: &Address) -> Option<Arc<Stats>> {
         self.get(pool, address).map(|one| Arc::clone(&one.stats))
+    }
+
+    /// Its loads, taken back into the pool.
+    pub(crate) fn take_seat(&self, pool: &str, address: &Address) -> Option<Seat> {
+        let one = self.get(pool, address)?;
+        one.is_back.set(true);
+        one.seat.clone()
     }
 
     /// What its checks said, if that is not long ago.

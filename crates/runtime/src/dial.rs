@@ -34,7 +34,8 @@ pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Le
             chosen => chosen?,
         };
         of.session.count(&of.context);
-        match open(&of.context, &of.session, lease.index(), client).await? {
+        let connecting = begin(of, lease.index(), client);
+        match open(of, lease.index(), connecting).await? {
             Ok(socket) => {
                 remember(&of.session, client, lease.index(), of.context.shared.now());
                 return Ok((socket, lease));
@@ -130,37 +131,36 @@ fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
     Flow { key, random, now: context.shared.now() }
 }
 
+fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connecting> {
+    of.session.tries();
+    target(&of.session, index, client).and_then(Connecting::begin)
+}
+
 /// Connects to endpoint `index` of the session's pool. Written for a small future: every session holds one.
-async fn open(
-    context: &Context,
-    session: &Session,
-    index: usize,
-    client: &Socket,
-) -> Result<io::Result<Socket>, Reason> {
-    session.tries();
-    let begin = context.shared.now();
-    let connecting = match target(session, index, client).and_then(Connecting::begin) {
+async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>) -> Result<io::Result<Socket>, Reason> {
+    let connecting = match connecting {
         Ok(connecting) => connecting,
         Err(error) => return Ok(Err(error)),
     };
-    session.wake_at(begin.checked_add(session.pool().connect_timeout));
+    let begin = of.context.shared.now();
+    of.session.wake_at(begin.checked_add(of.session.pool().connect_timeout));
     let connected = poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.poll_connected(cx) {
             return Poll::Ready(Ok(connected));
         }
-        if session.is_due(context.shared.now()) {
+        if of.session.is_due(of.context.shared.now()) {
             return Poll::Ready(Ok(Err(io::ErrorKind::TimedOut.into())));
         }
-        session.poll_aborted(cx.waker()).map(Err)
+        of.session.poll_aborted(cx.waker()).map(Err)
     });
     if let Err(error) = connected.await? {
         return Ok(Err(error));
     }
-    let now = context.shared.now();
+    let now = of.context.shared.now();
     let took = now.saturating_sub(begin);
-    session.pool().balance.observe(index, took, now);
-    session.pool().connects.of(context.worker).add(took);
-    session.connected(index, took);
+    of.session.pool().balance.observe(index, took, now);
+    of.session.pool().connects.of(of.context.worker).add(took);
+    of.session.connected(index, took);
     Ok(Ok(connecting.into_socket()))
 }
 
@@ -169,8 +169,9 @@ fn target<'a>(session: &'a Session, index: usize, client: &Socket) -> io::Result
     Ok(match &session.pool().endpoints[index].address {
         Address::Socket(address) => tcp(*address),
         Address::Follows(ip, by) => {
+            // No fault of the endpoint's if there is none.
             let port = client.local_address().and_then(|at| at.port().checked_add(*by));
-            tcp(SocketAddr::new(*ip, port.ok_or_else(|| io::Error::other("there is no such port to follow"))?))
+            tcp(SocketAddr::new(*ip, port.ok_or(io::ErrorKind::AddrNotAvailable)?))
         }
         Address::Unix(path) => Target::Unix(path),
     })

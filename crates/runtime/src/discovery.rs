@@ -135,7 +135,8 @@ impl Discovery {
     /// If certificates cannot be read.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Askers, StartError> {
         let mut askers = Askers::new();
-        for (pool, found) in sources(config).filter(|(pool, found)| self.feed(pool, found).is_none()) {
+        let is_asked = |pool, found: &Found| self.feed(pool, found).is_some_and(|feed| feed.source == found.source);
+        for (pool, found) in sources(config).filter(|(pool, found)| !is_asked(pool, found)) {
             let asker = Asker::new(&found.source);
             let error = |e: floodway_discovery::NewFault| StartError::Source {
                 pool: pool.name.clone(),
@@ -147,30 +148,42 @@ impl Discovery {
         Ok(askers)
     }
 
-    /// Asks the sources of `config`, and no others: those that stay go on with what is known.
-    pub(crate) fn follow(&mut self, config: &Config, mut askers: Askers) {
-        let mut feeds = HashMap::new();
+    /// Asks the sources of `config`, and no others: those that stay go on with what is known, and one that is asked in another way
+    /// begins with it. Gives those of which nothing is known.
+    pub(crate) fn follow(&mut self, config: &Config, mut askers: Askers) -> Vec<Arc<SourceState>> {
+        let (mut feeds, mut unknown) = (HashMap::new(), Vec::new());
         for (pool, found) in sources(config) {
             let key = (pool.name.clone(), found.name.clone());
-            let old = self.feeds.remove(&key).filter(|feed| feed.source == found.source);
-            let feed = match old {
-                Some(feed) => {
-                    feed.membership.borrow_mut().set_rules(pool.membership);
-                    Some(feed)
+            let rules = found.rules(pool);
+            let feed = match (self.feeds.remove(&key), askers.remove(&key)) {
+                (Some(feed), None) => {
+                    feed.membership.borrow_mut().set_rules(rules);
+                    feed
                 }
-                None => askers.remove(&key).map(|asker| self.begin(pool, found, asker)),
+                (Some(old), Some(asker)) => {
+                    self.begin(pool, found, asker, Membership::after(&old.membership.borrow(), rules))
+                }
+                (None, Some(asker)) => {
+                    let feed = self.begin(pool, found, asker, Membership::new(rules));
+                    unknown.push(Arc::clone(&feed.state));
+                    feed
+                }
+                // Whoever is not asked yet was made ready.
+                (None, None) => continue,
             };
-            feeds.extend(feed.map(|feed| (key, feed)));
+            feeds.insert(key, feed);
         }
         self.feeds = feeds;
+        unknown
     }
 
-    fn begin(&self, pool: &Pool, found: &Found, asker: Asker) -> Feed {
-        let membership = Rc::new(RefCell::new(Membership::new(pool.membership)));
+    fn begin(&self, pool: &Pool, found: &Found, asker: Asker, membership: Membership) -> Feed {
+        let membership = Rc::new(RefCell::new(membership));
         let state = Arc::new(SourceState::new(&found.name));
         let place = Place {
             pool: pool.name.clone(),
             is_file: matches!(found.source, Source::File { .. }),
+            is_watched: matches!(found.source, Source::File { .. } | Source::Consul { .. }),
             state: Arc::clone(&state),
             desk: Rc::clone(&self.desk),
         };
@@ -179,8 +192,7 @@ impl Discovery {
     }
 
     fn feed(&self, pool: &Pool, found: &Found) -> Option<&Feed> {
-        let feed = self.feeds.get(&(pool.name.clone(), found.name.clone()))?;
-        (feed.source == found.source).then_some(feed)
+        self.feeds.get(&(pool.name.clone(), found.name.clone()))
     }
 
     /// `config` with the endpoints that are in force.
@@ -216,18 +228,22 @@ impl Discovery {
         self.feeds.is_empty()
     }
 
-    /// Waits until every source has answered once, in whatever way; at the most for [`FIRST_ANSWERS`].
-    pub(crate) async fn wait_for_answers(&self) {
-        if tokio::time::timeout(FIRST_ANSWERS, self.first_answers()).await.is_err() {
+    /// Every source.
+    pub(crate) fn all(&self) -> Vec<Arc<SourceState>> {
+        self.feeds.values().map(|feed| Arc::clone(&feed.state)).collect()
+    }
+
+    /// Waits until each of `sources` has answered once, in whatever way; at the most for [`FIRST_ANSWERS`].
+    pub(crate) async fn wait_for_answers(&self, sources: &[Arc<SourceState>]) {
+        if tokio::time::timeout(FIRST_ANSWERS, self.first_answers(sources)).await.is_err() {
             tracing::warn!("some sources of endpoints have not answered yet: going on without them");
         }
     }
 
-    async fn first_answers(&self) {
+    async fn first_answers(&self, sources: &[Arc<SourceState>]) {
         loop {
             let answered = self.desk.answered.notified();
-            let has = |feed: &Feed| feed.state.answers().any(|(_, n)| n > 0);
-            if self.feeds.values().all(has) {
+            if sources.iter().all(|source| source.answers().any(|(_, n)| n > 0)) {
                 return;
             }
             answered.await;
@@ -244,11 +260,18 @@ fn sources(config: &Config) -> impl Iterator<Item = (&Pool, &Found)> {
     config.pools.iter().flat_map(|pool| pool.sources.iter().map(move |found| (pool, found)))
 }
 
-/// Most files that sources of `config` have open at a time: two for each name that is being asked, one for each that is watched.
+/// Most files that sources of `config` have open at a time: those of the questions that may be under way, and one for each that is
+/// waited for.
 pub(crate) fn files(config: &Config) -> u64 {
-    let (watched, asked): (Vec<_>, Vec<_>) =
-        sources(config).partition(|(_, found)| matches!(found.source, Source::Consul { .. }));
-    (asked.len().min(MOST_QUESTIONS) * 2 + watched.len()) as u64
+    let of = |(_, found): (&Pool, &Found)| match found.source {
+        // Eight of its servers at a time.
+        Source::Srv { .. } => 16,
+        _ => 2,
+    };
+    let watched = sources(config).filter(|(_, found)| matches!(found.source, Source::Consul { .. })).count();
+    let mut asked: Vec<u64> = sources(config).map(of).collect();
+    asked.sort_unstable();
+    watched as u64 + asked.iter().rev().take(MOST_QUESTIONS).sum::<u64>()
 }
 
 async fn announce(desk: Rc<Desk>) {
@@ -263,6 +286,8 @@ async fn announce(desk: Rc<Desk>) {
 struct Place {
     pool: String,
     is_file: bool,
+    /// It can be waited for.
+    is_watched: bool,
     state: Arc<SourceState>,
     desk: Rc<Desk>,
 }
@@ -274,8 +299,13 @@ impl Place {
         let mut said = None;
         loop {
             // In a box: there may be thousands, and most wait for their time.
+            let grace = membership.borrow().grace(self.desk.shared.now()).unwrap_or(Duration::MAX);
             let answer = match watch {
-                true => Box::pin(asker.ask(true)).await,
+                true => match tokio::time::timeout(grace, Box::pin(asker.ask(true))).await {
+                    Ok(answer) => answer,
+                    // Whoever is kept is not kept for longer.
+                    Err(_) => Box::pin(asker.ask(false)).await,
+                },
                 false => {
                     // It is never closed.
                     let _turn = self.desk.questions.acquire().await;
@@ -288,8 +318,9 @@ impl Place {
             let next = membership.borrow().next();
             let wait = match next {
                 Next::Watch => None,
-                // A file that cannot be read is read when it changes, not before.
-                Next::In(_) if self.is_file && kind == FAILED => None,
+                // A file that cannot be read is read when it changes, not before; who says that there is nothing tells when
+                // there is something.
+                Next::In(_) if self.is_file && kind == FAILED || self.is_watched && kind == NOTHING => None,
                 // Up to a tenth earlier, so that many names are not asked in step.
                 Next::In(time) => Some(time.mul_f64(1.0 - (random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0)),
             };
@@ -340,12 +371,13 @@ impl Place {
 
 /// Of [`SourceState::ANSWERS`].
 const FAILED: usize = 2;
+const NOTHING: usize = 1;
 
 fn kind(answer: &Answer) -> usize {
     match answer {
-        Answer::Members { members, .. } if members.is_empty() => 1,
+        Answer::Members { members, .. } if members.is_empty() => NOTHING,
         Answer::Members { .. } | Answer::Unchanged { .. } => 0,
-        Answer::Nothing { .. } => 1,
+        Answer::Nothing { .. } => NOTHING,
         Answer::Failed { .. } => FAILED,
     }
 }

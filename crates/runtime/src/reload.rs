@@ -109,8 +109,8 @@ impl Running {
         self.grow_workers(count)?;
         let fates = self.preview(&config).await;
         let old = self.shared.snapshot();
-        self.discovery.follow(&config, askers);
-        self.discovery.wait_for_answers().await;
+        let unknown = self.discovery.follow(&config, askers);
+        self.discovery.wait_for_answers(&unknown).await;
         self.config = self.discovery.complete(&config);
         self.file = config;
         self.checks.set(probers, self.config.runtime.checks);
@@ -154,10 +154,11 @@ impl Running {
         self.drain_what_is_withheld();
     }
 
-    /// Waits for the first answers of sources of endpoints, some seconds at the most, and puts what they gave in force.
+    /// Waits for the first answers of sources of endpoints, some seconds at the most, and puts what they gave in force. Only then
+    /// anybody is checked: a tier whose endpoints are not found yet has not fallen.
     pub async fn first_members(&mut self) {
         if !self.discovery.is_idle() {
-            self.discovery.wait_for_answers().await;
+            self.discovery.wait_for_answers(&self.discovery.all()).await;
             self.take_members();
         }
     }
@@ -193,8 +194,8 @@ impl Running {
         for pool in &old.pools {
             let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
             for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
-                withdrawn.push((Arc::clone(&pool.balance), i));
-                self.departed.note(pool, i, now);
+                let is_back = self.departed.note(pool, i, now);
+                withdrawn.push((Arc::clone(&pool.balance), i, is_back));
                 self.drains.borrow_mut().begin(pool, i, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
@@ -202,7 +203,8 @@ impl Running {
             // Who chooses in the old pool just now may find nobody else in it.
             tokio::time::sleep(CHOICE).await;
             // Who chooses again later, after a connect that failed, does not choose them any more.
-            withdrawn.into_iter().for_each(|(balance, i)| balance.withdraw(i));
+            let gone = withdrawn.into_iter().filter(|(.., is_back)| !is_back.get());
+            gone.for_each(|(balance, i, _)| balance.withdraw(i));
         });
         self.departed.tidy(now, |stats| stay.contains(&Arc::as_ptr(stats)));
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();

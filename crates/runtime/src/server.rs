@@ -94,7 +94,8 @@ impl Server {
         Ok(Self { config, workers, open_files, prepared })
     }
 
-    /// Starts the workers and the checks; nobody accepts before [`Running::open_doors`]. Must be called on the control
+    /// Starts the workers and the checks (where endpoints are to be found, with [`Running::first_members`]); nobody accepts before
+    /// [`Running::open_doors`]. Must be called on the control
     /// thread's event loop, which runs the checks. `by_hand` is what was changed at run time before a restart.
     ///
     /// # Errors
@@ -166,7 +167,9 @@ impl Server {
             shared,
         };
         running.grow_workers(self.workers)?;
-        running.checks.follow(&running.shared.snapshot());
+        if running.discovery.is_idle() {
+            running.checks.follow(&running.shared.snapshot());
+        }
         running.drain_what_is_withheld();
         tokio::task::spawn_local(crate::ejections::watch(Arc::clone(&running.shared)));
         Ok(running)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_balance as balance;
-use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec};
+use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec, Seat};
 use floodway_config as config;
 use floodway_config::{Config, NoneFit, PoolId};
 use floodway_flow::Permits;
@@ -149,6 +149,10 @@ impl<'a> Making<'a> {
             tiers: p.tiers,
             slow_start: p.slow_start,
         };
+        let new = p.endpoints.iter().zip(&survivors).enumerate().filter(|(_, (_, survivor))| survivor.is_none());
+        let back =
+            |(i, (e, _)): (usize, (&config::Endpoint, _))| Some((i, self.departed.take_seat(&p.name, &e.address)?));
+        let returned: Vec<(usize, Seat)> = new.filter_map(back).collect();
         let endpoint = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
             let before = old.zip(*survivor).and_then(|(o, i)| o.endpoints.get(i));
             let stats = before.map(|o| Arc::clone(&o.stats)).or_else(|| self.departed.stats(&p.name, &e.address));
@@ -158,7 +162,7 @@ impl<'a> Making<'a> {
         Pool {
             name: p.name.clone(),
             balance: Arc::new(match old {
-                Some(old) => old.balance.rebuild(&spec, &survivors, self.now),
+                Some(old) => old.balance.rebuild_with(&spec, &survivors, &returned, self.now),
                 None => balance::Pool::new(&spec),
             }),
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
