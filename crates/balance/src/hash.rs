@@ -21,6 +21,13 @@ pub fn mix(a: u64, b: u64) -> u64 {
     x ^ (x >> 33)
 }
 
+/// `random`, even over all u64, as a number from 0 up to, and without, 1.
+#[must_use]
+#[inline]
+pub fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// `hash`, even over all u64, mapped to 0..n (Lemire 2016, without the rejection: the bias is n/2^64). 0 for n = 0.
 pub(crate) fn reduce(hash: u64, n: usize) -> usize {
     usize::try_from((u128::from(hash) * n as u128) >> 64).unwrap_or(0)

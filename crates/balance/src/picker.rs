@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::algorithm::Kind;
 use crate::alias::Alias;
-use crate::hash::{mix, reduce};
+use crate::hash::{mix, reduce, unit};
 use crate::least_conn::{self, Blocks};
 use crate::pool::{Entry, Tier};
 use crate::{Algorithm, Lease, Pool, p2c, rendezvous, ring};
@@ -369,7 +369,7 @@ impl Picker {
             return 0;
         }
         let draw = if self.pool.algorithm().is_pinned() { flow.key } else { flow.random };
-        let mut left = (mix(draw, 0x7469_6572) >> 11) as f64 / (1u64 << 53) as f64;
+        let mut left = unit(mix(draw, 0x7469_6572));
         self.groups
             .iter()
             .position(|group| {

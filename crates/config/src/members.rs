@@ -13,7 +13,8 @@ impl Pool {
     /// of the file before those of sources.
     #[must_use]
     pub fn with_members<'a>(&self, found: impl Iterator<Item = &'a [Member]>) -> Self {
-        let mut endpoints = self.endpoints.clone();
+        let mut pool = self.clone();
+        let endpoints = &mut pool.endpoints;
         let mut addresses: HashSet<Address> = endpoints.iter().map(|e| e.address.clone()).collect();
         let mut names: HashSet<String> = endpoints.iter().map(|e| e.name.clone()).collect();
         for (source, members) in self.sources.iter().zip(found) {
@@ -28,7 +29,6 @@ impl Pool {
                 }
             }
         }
-        let mut pool = Self { endpoints, ..self.clone() };
         pool.take_places();
         pool
     }

@@ -1,12 +1,16 @@
 //! Who is in force: against a slow rule that looks back over everything, and beside a source whose truth changes and which has
 //! episodes in which it fails, forgets or contradicts itself, in made-up time. One seed is one course of events.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use floodway_judge::{Answer, Member, Membership, MembershipRules, Next};
 use proptest::prelude::*;
+
+use common::Draw;
 
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -183,27 +187,6 @@ proptest! {
 }
 
 const LENGTH: Duration = Duration::from_secs(7200);
-
-/// Numbers that depend on the seed alone (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// How a source answers.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,32 +1,19 @@
 //! Endpoints that fall, come back and change their role on a network that loses answers, in made-up time: the shipped judge,
 //! phases and pace. One seed is one course of events.
 
+mod common;
+
 use std::time::Duration;
 
 use floodway_judge::schedule::{self, Agenda, Pace};
 use floodway_judge::{Failure, Judge, Outcome, Rules, Verdict};
 
+use common::Draw;
+
 const EVERY: Duration = Duration::from_secs(2);
 const FAST: Duration = Duration::from_secs(1);
 const RULES: Rules = Rules { rise: 2, fall: 3, most_held: Duration::from_secs(60) };
 const LENGTH: Duration = Duration::from_secs(900);
-
-/// Numbers that depend on the seed alone (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Truth {
@@ -56,7 +43,7 @@ fn run(seed: u64) -> Result<u64, String> {
     let mut draw = Draw(seed);
     let count = 1 + draw.below(20) as usize;
     // In a thousand answers.
-    let loss = [0, 0, 50][draw.below(3) as usize];
+    let loss = draw.of(&[0, 0, 50]);
     let mut pace = Pace::new(100);
     let mut agenda = Agenda::default();
     let mut trace = 0u64;

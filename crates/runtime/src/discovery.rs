@@ -1,12 +1,13 @@
 //! Asks the sources of every pool on the control thread, and tells when who is in force has changed.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use floodway_balance::hash;
 use floodway_config::{Config, Found, Pool};
 use floodway_discovery::Asker;
 use floodway_judge::{Answer, Membership, Next, Source};
@@ -201,16 +202,20 @@ impl Discovery {
             return Arc::clone(config);
         }
         let whole = |pool: &Pool| {
-            let members: Vec<_> = pool
-                .sources
-                .iter()
-                .map(|found| {
-                    self.feed(pool, found).map(|f| f.membership.borrow().members().to_vec()).unwrap_or_default()
-                })
-                .collect();
-            if members.is_empty() { pool.clone() } else { pool.with_members(members.iter().map(Vec::as_slice)) }
+            let known = |found| self.feed(pool, found).map(|feed| feed.membership.borrow());
+            let known: Vec<Option<Ref<'_, Membership>>> = pool.sources.iter().map(known).collect();
+            pool.with_members(known.iter().map(|known| known.as_ref().map_or(&[][..], |known| known.members())))
         };
-        Arc::new(Config { pools: config.pools.iter().map(whole).collect(), ..Config::clone(config) })
+        // Named one by one: a copy of the whole would copy every endpoint once more, for nothing.
+        Arc::new(Config {
+            pools: config.pools.iter().map(whole).collect(),
+            listeners: config.listeners.clone(),
+            metrics: config.metrics,
+            admin: config.admin.clone(),
+            reload: config.reload,
+            log: config.log.clone(),
+            runtime: config.runtime.clone(),
+        })
     }
 
     /// What is known of the sources of `pool`.
@@ -322,7 +327,7 @@ impl Place {
                 // there is something.
                 Next::In(_) if self.is_file && kind == FAILED || self.is_watched && kind == NOTHING => None,
                 // Up to a tenth earlier, so that many names are not asked in step.
-                Next::In(time) => Some(time.mul_f64(1.0 - (random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0)),
+                Next::In(time) => Some(time.mul_f64(1.0 - hash::unit(random()) / 10.0)),
             };
             self.note(&membership.borrow(), now, wait.map(|wait| now + wait));
             self.say(&membership.borrow(), now, &mut said);

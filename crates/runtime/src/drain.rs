@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_balance as balance;
+use floodway_balance::hash;
 use floodway_config::Drain;
 use floodway_flow::Reason;
 use tokio::sync::oneshot;
@@ -119,7 +120,7 @@ async fn let_leave(leaving: Leaving, drain: Drain, reason: Reason, workers: Work
             next = next.max(Instant::now());
             while next < look {
                 let Some((_, id)) = left.next() else { break };
-                let early = distance.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64 / 2.0);
+                let early = distance.mul_f64(hash::unit(random()) / 2.0);
                 tokio::time::sleep_until(next + early).await;
                 close(&workers, id, reason);
                 next += distance;

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
+use floodway_balance::hash;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
 use floodway_net::{PIPE_BYTES, Pipe, Socket};
 use tokio::time::sleep;
@@ -68,8 +69,7 @@ impl Handler for TcpRelay {
 fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
     let of = listener.timeouts;
     // Up to a tenth earlier, so that sessions that began together do not end together.
-    let jitter =
-        |lifetime: Duration| lifetime - lifetime.mul_f64((context.random() >> 11) as f64 / (1u64 << 53) as f64 / 10.0);
+    let jitter = |lifetime: Duration| lifetime - lifetime.mul_f64(hash::unit(context.random()) / 10.0);
     Timeouts { idle: of.idle, half_close: of.half_close, ends_at: of.lifetime.map(|lifetime| now + jitter(lifetime)) }
 }
 
