@@ -73,6 +73,20 @@ fn a_list_in_a_file_is_followed() {
     let opened = floodway.metric("endpoint_bytes_total", &[&format!("endpoint_name=\"{}\"", backends[1].address())]);
     assert!(opened > 0.0, "who comes back finds what was counted of it");
     streams.iter_mut().for_each(ping);
+
+    // What was done by hand is there to be seen while the endpoint is away, and holds when it is back.
+    let drained = backends[3].address().to_string();
+    let _ = floodway.ask(&["drain", &format!("p/{drained}"), "--reason", "a new disk"]);
+    replace(&list, &of(&[0, 1, 2]));
+    wait_until(|| pool().to_string(), within, || count() == 3);
+    assert_eq!(pool()["absent_by_hand"][0]["address"], drained);
+    assert_eq!(pool()["absent_by_hand"][0]["by_hand"]["reason"], "a new disk");
+    replace(&list, &of(&[0, 1, 2, 3]));
+    wait_until(|| pool().to_string(), within, || count() == 4);
+    let endpoints = pool()["endpoints"].as_array().unwrap().clone();
+    let back = endpoints.iter().find(|e| e["address"] == drained).unwrap();
+    assert_eq!(back["state"], "draining");
+    assert_eq!(pool()["absent_by_hand"].as_array().map(Vec::len), Some(0));
 }
 
 /// A reload that changes something else asks nobody anew; a source that is new is waited for.

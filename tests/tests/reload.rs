@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use floodway_tests::{Backend, Floodway, SetAtEnd, connect, free_port, keyed_echo, ping, wait_until};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -317,6 +318,58 @@ fn what_is_not_confirmed_goes_back() {
     std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(weight(), 5);
     assert_eq!(floodway.command(&["confirm"]).status.code(), Some(1), "nothing waits any more");
+}
+
+/// Where nobody answers: connects take as long as they may. The streams keep its queue full.
+fn deaf() -> (SocketAddr, Socket, Vec<Socket>) {
+    let make = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let door = make();
+    door.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    door.listen(0).unwrap();
+    let address = door.local_addr().unwrap();
+    let fill = |_| {
+        let stream = make();
+        stream.set_nonblocking(true).unwrap();
+        // It begins; whether it gets in is no matter.
+        let _ = stream.connect(&address);
+        stream
+    };
+    let full = (0..3).map(fill).collect();
+    (address.as_socket().unwrap(), door, full)
+}
+
+/// A session that is not connected yet, because it waits in the queue or for an endpoint that does not answer, chooses among the
+/// endpoints of the moment at which it chooses, and not among those of when it came.
+#[test]
+fn who_is_not_connected_yet_chooses_among_those_of_now() {
+    let (front, back) = (Backend::echo(), Backend::echo());
+    let (nobody, _door, _full) = deaf();
+    let port = free_port();
+    let both = |p: String, q: String| {
+        format!(
+            "listeners:\n  l: {{ bind: \"127.0.0.1:{port}\", forward: p }}\n  m: {{ bind: \"127.0.0.1:0\", forward: q }}\npools:\n  p: {{ endpoints: [{p}], limits: {{ per_endpoint: 1, queue: 10 }}, timeouts: {{ queue: 60s, connect: 2s }} }}\n  q: {{ endpoints: [{q}], retries: 1, timeouts: {{ connect: 2s }} }}\nreload: {{ watch: off }}\n"
+        )
+    };
+    let floodway = Floodway::start(&both(endpoint("a", front.address()), endpoint("a", nobody)));
+    let mut first = connect(floodway.address("l")).unwrap();
+    ping(&mut first);
+    let waiters: Vec<TcpStream> = (0..2).map(|_| connect(floodway.address("l")).unwrap()).collect();
+    let dialling = connect(floodway.address("m")).unwrap();
+    let live = || floodway.ask(&["sessions"])["sessions"].as_array().map_or(0, Vec::len);
+    wait_until(|| "all three wait".to_owned(), SOON, || live() == 4);
+    // Twice: who moved with the first reload moves with the second as well.
+    floodway.write_config(&both(endpoint("b", back.address()), endpoint("x", nobody)));
+    let _ = floodway.ask(&["reload"]);
+    floodway.write_config(&both(endpoint("b", back.address()), endpoint("b", back.address())));
+    let _ = floodway.ask(&["reload"]);
+    for mut stream in waiters.into_iter().chain([dialling]) {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).expect("it is served by the one that is there now");
+    }
+    assert_eq!(back.accepted(), 3, "both who waited, one after the other, and the one that nobody had answered");
+    ping(&mut first);
+    assert_eq!(floodway.metric("sessions_opened_total", &["listener=\"m\""]), 1.0, "it counts once");
 }
 
 /// At 50 a second, those without traffic first, and new sessions go elsewhere at once.

@@ -77,6 +77,29 @@ fn twenty_take_overs_and_no_client_notices() {
     assert!(!socket.exists(), "the last one removes the socket's file");
 }
 
+/// Whoever would take over finds nobody in a pool that has endpoints in the running process: that one serves on.
+#[test]
+fn a_source_that_does_not_answer_is_no_reason_to_take_over() {
+    let backend = Backend::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("members.json");
+    std::fs::write(&list, format!("[\"{}\"]", backend.address())).unwrap();
+    let text = format!(
+        "listeners:\n  l: {{ bind: \"127.0.0.1:{}\", forward: p }}\npools:\n  p: {{ endpoints: [{{ file: {} }}] }}\n",
+        free_port(),
+        list.display()
+    );
+    let floodway = Floodway::start(&text);
+    let mut held = connect(floodway.address("l")).unwrap();
+    ping(&mut held);
+    std::fs::remove_file(&list).unwrap();
+    let mut next = floodway.spawn_beside(&taking_over());
+    assert_eq!(next.wait_end(SOON), Some(1));
+    let mut other = connect(floodway.address("l")).unwrap();
+    ping(&mut other);
+    ping(&mut held);
+}
+
 #[test]
 fn twenty_restarts_by_the_store_and_no_client_is_refused() {
     let backend = Backend::echo();

@@ -58,8 +58,14 @@ fn pool(pool: &Pool, now: Duration) -> Value {
         "queued": pool.queue_length(),
         "remembered": pool.remembered(),
         "endpoints": endpoints.collect::<Vec<_>>(),
+        "absent_by_hand": pool.absent_by_hand.iter().map(absent).collect::<Vec<_>>(),
         "sources": pool.sources.iter().map(|s| source(s, now)).collect::<Vec<_>>(),
     })
+}
+
+/// What was done by hand to an endpoint that is not there now.
+fn absent((address, hand): &(String, ByHand)) -> Value {
+    json!({ "address": address, "by_hand": by_hand(hand) })
 }
 
 /// A source of endpoints, and why those in force are not those that it names.

@@ -107,15 +107,12 @@ impl Tried {
         self.0.extend(u32::try_from(index));
     }
 
-    /// How many were tried.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// The pool was built anew: `place` tells where an endpoint is now, if it is still there.
+    pub fn follow(&mut self, place: impl Fn(usize) -> Option<usize>) {
+        self.0 = self.0.iter().filter_map(|&i| place(i as usize).and_then(|i| u32::try_from(i).ok())).collect();
     }
 
-    /// Whether this is the first try.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -7,6 +7,7 @@ mod listener;
 mod pool;
 mod process;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_policy::Prefix;
@@ -22,11 +23,13 @@ pub(crate) fn build(root: &Node, sources: &Sources, limits: &Limits, problems: &
     let pools = builder.build_pools();
     let listeners = builder.build_listeners(root);
     builder.warn_of_unused_pools(&listeners, &pools);
+    builder.refuse_ports_that_cannot_follow(&listeners, &pools);
     let metrics = builder.build_metrics(root, &listeners);
     let log = builder.build_log(root);
     let runtime = builder.build_runtime(root, &listeners);
     let admin = builder.build_admin(root);
     let reload = builder.build_reload(root);
+    let pools = pools.into_iter().map(Arc::new).collect();
     Config { listeners, pools, metrics, admin, reload, log, runtime }
 }
 

@@ -1,5 +1,6 @@
 //! A sound configuration, as plain values.
 
+use std::borrow::Borrow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub struct Config {
     /// Where clients come in, in the order of the file.
     pub listeners: Vec<Listener>,
     /// Who serves them, in the order of the file.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<Arc<Pool>>,
     /// Where metrics and health are served; `None` is nowhere.
     pub metrics: Option<BindAddress>,
     /// Where the process is asked and told; `None` is nowhere.
@@ -33,6 +34,18 @@ pub struct Config {
 /// A pool of the same [`Config`], by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolId(pub usize);
+
+/// The pool `first`, and those of `pools` that take over one after the other.
+#[must_use]
+pub fn reachable(first: PoolId, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
+    let mut found = vec![first];
+    while let Some(NoneFit::Pool(next)) = found.last().and_then(|p| pools.get(p.0)).map(|p| p.borrow().when_none_fit)
+        && !found.contains(&next)
+    {
+        found.push(next);
+    }
+    found
+}
 
 /// Where clients come in.
 #[derive(Clone, Debug)]
@@ -135,7 +148,7 @@ pub struct Keepalive {
 }
 
 /// Who serves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// Unique among pools.
     pub name: String,
@@ -182,7 +195,7 @@ pub struct Pool {
 }
 
 /// Endpoints that a source gives, and what they are where the source does not tell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     /// Unique in its pool.
     pub name: String,
@@ -255,7 +268,7 @@ pub enum Failback {
 }
 
 /// One server of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// Unique in its pool; its address if it was given none.
     pub name: String,
@@ -274,7 +287,7 @@ pub struct Endpoint {
 }
 
 /// Active checks of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// What is asked.
     pub ask: Arc<Ask>,

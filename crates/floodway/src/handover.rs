@@ -5,6 +5,7 @@
 //! that it serves, which the old one acknowledges. At each moment one of them accepts and no socket is closed, so a client notices nothing; and if the new
 //! process dies anywhere on the way, the old one opens the doors again.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -31,6 +32,8 @@ const WORD: Duration = Duration::from_secs(5);
 /// The old process, as the new one sees it.
 pub(crate) struct Predecessor {
     stream: UnixStream,
+    /// The pools that have endpoints there.
+    served: HashSet<String>,
 }
 
 impl Predecessor {
@@ -39,7 +42,12 @@ impl Predecessor {
     /// # Errors
     /// If nobody answers there, or it does not give them.
     pub(crate) fn ask(socket: &Path) -> anyhow::Result<(Self, Inherited)> {
-        let stream = Client::new(Some(socket))?.upgrade("/v1/take-over", TAKE_OVER)?;
+        let client = Client::new(Some(socket))?;
+        let (_, status) = client.get("/v1/status")?;
+        let pools = status["pools"].as_array().into_iter().flatten();
+        let with_endpoints = pools.filter(|p| p["endpoints"].as_array().is_some_and(|e| !e.is_empty()));
+        let served = with_endpoints.filter_map(|p| p["name"].as_str().map(str::to_owned)).collect();
+        let stream = client.upgrade("/v1/take-over", TAKE_OVER)?;
         let receive = || {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(START))?;
@@ -47,7 +55,12 @@ impl Predecessor {
             receive_sockets(&stream)
         };
         let sockets = receive().context("the running process does not give its sockets (its log says why)")?;
-        Ok((Self { stream }, Inherited::from_predecessor(sockets)))
+        Ok((Self { stream, served }, Inherited::from_predecessor(sockets)))
+    }
+
+    /// Whether the old process has endpoints in pool `name`.
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        self.served.contains(name)
     }
 
     /// All that can fail is started: waits until the old process has let go of the doors.

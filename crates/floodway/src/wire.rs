@@ -90,6 +90,12 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.by_hand)?;
         running.first_members().await;
         if let Some(predecessor) = &mut predecessor {
+            for (pool, why) in running.empty_pools() {
+                anyhow::ensure!(
+                    !predecessor.serves(&pool),
+                    "the running process serves on: it has endpoints in pool `{pool}`, and here there are none ({why})"
+                );
+            }
             predecessor.until_left()?;
         }
         running.open_doors();

@@ -17,19 +17,21 @@ use crate::queue;
 use crate::session::{Registered, Session};
 use crate::worker::Context;
 
-/// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects.
+/// Finds an endpoint of the session's pool, or of the pool that takes over from it, and connects. Each time it chooses among
+/// those of that moment.
 ///
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
 /// stayed full as long as it may wait), or it was told to end.
-pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Lease), Reason> {
+pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
+        of.renew(&mut tried);
         let lease = match choose_in_turn(&of.context, &of.session, client, &tried) {
             // Only at first: who has tried some and finds the others full would hold up those behind it.
-            Err(Reason::Limit) if tried.is_empty() && of.session.pool().queue_timeout.is_some() => {
+            Err(Reason::Limit) if of.session.tries() == 0 && of.session.pool().queue_timeout.is_some() => {
                 // In a box: few sessions wait, and all would carry it.
-                Box::pin(stand_in_line(&of.context, &of.session, client)).await?
+                Box::pin(stand_in_line(of, client)).await?
             }
             chosen => chosen?,
         };
@@ -45,7 +47,7 @@ pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Le
                 tried.add(lease.index());
                 drop(lease);
                 of.session.pool().queue.call();
-                if tried.len() > of.session.pool().retries as usize {
+                if of.session.tries() > of.session.pool().retries {
                     return Err(Reason::ConnectFailed);
                 }
             }
@@ -54,13 +56,17 @@ pub(crate) async fn dial(of: &Registered, client: &Socket) -> Result<(Socket, Le
 }
 
 /// Waits for room in the session's pool, and in that which takes over from it meanwhile.
-async fn stand_in_line(context: &Context, session: &Session, client: &Socket) -> Result<Lease, Reason> {
-    let none = Tried::default();
+async fn stand_in_line(of: &mut Registered, client: &Socket) -> Result<Lease, Reason> {
+    let mut none = Tried::default();
     loop {
-        let pool = session.pool_id();
-        let Some(timeout) = session.pool().queue_timeout else { return Err(Reason::Limit) };
-        match queue::wait(context, session, timeout, || choose(context, session, client, &none)).await {
-            Err(Reason::Limit) if session.pool_id() != pool => {}
+        let name = of.session.pool().name.clone();
+        let Some(timeout) = of.session.pool().queue_timeout else { return Err(Reason::Limit) };
+        let again = |of: &mut Registered| {
+            of.renew(&mut none);
+            choose(&of.context, &of.session, client, &none)
+        };
+        match queue::wait(of, timeout, again).await {
+            Err(Reason::Limit) if of.session.pool().name != name => {}
             done => return done,
         }
     }
@@ -68,7 +74,7 @@ async fn stand_in_line(context: &Context, session: &Session, client: &Socket) ->
 
 /// Picks, unless others wait already: whoever comes later goes behind them.
 fn choose_in_turn(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
-    if tried.is_empty() && others_wait(session) {
+    if session.tries() == 0 && others_wait(session) {
         return Err(Reason::Limit);
     }
     choose(context, session, client, tried)
@@ -90,17 +96,18 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
             session.chosen_from(picker.field());
         }
         drop(picker);
+        let is_first = session.tries() == 0;
         match (picked, session.pool().fallback) {
             (Ok(lease), _) => return Ok(lease),
-            // Once an endpoint was tried the session stays with its pool: the next index would name another server.
-            (Err(Refusal::NoneFit), Some(next)) if tried.is_empty() => {
+            // Once an endpoint was tried the session counts in its pool.
+            (Err(Refusal::NoneFit), Some(next)) if is_first => {
                 session.move_to(next);
                 if others_wait(session) {
                     return Err(Reason::Limit);
                 }
             }
-            (Err(Refusal::Full), _) if tried.is_empty() => return Err(Reason::Limit),
-            (Err(_), _) if !tried.is_empty() => return Err(Reason::ConnectFailed),
+            (Err(Refusal::Full), _) if is_first => return Err(Reason::Limit),
+            (Err(_), _) if !is_first => return Err(Reason::ConnectFailed),
             (Err(_), _) => return Err(Reason::NoEndpoint),
         }
     }
@@ -132,7 +139,7 @@ fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
 }
 
 fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connecting> {
-    of.session.tries();
+    of.session.begin_try();
     target(&of.session, index, client).and_then(Connecting::begin)
 }
 

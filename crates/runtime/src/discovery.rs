@@ -1,6 +1,6 @@
 //! Asks the sources of every pool on the control thread, and tells when who is in force has changed.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,8 @@ pub(crate) type Askers = HashMap<Key, Asker>;
 /// Every source that is asked.
 pub(crate) struct Discovery {
     feeds: HashMap<Key, Feed>,
+    /// By name: each pool with its endpoints, as it was last asked for.
+    completed: RefCell<HashMap<String, Completed>>,
     desk: Rc<Desk>,
     announcer: AbortHandle,
 }
@@ -50,9 +52,20 @@ struct Desk {
     answered: Notify,
 }
 
+/// A pool with the endpoints of its sources.
+struct Completed {
+    /// Of the file.
+    from: Arc<Pool>,
+    /// How often each of its sources had changed.
+    changes: Vec<Option<u64>>,
+    pool: Arc<Pool>,
+}
+
 struct Feed {
     source: Source,
     membership: Rc<RefCell<Membership>>,
+    /// How often those in force changed.
+    changes: Rc<Cell<u64>>,
     state: Arc<SourceState>,
     task: AbortHandle,
 }
@@ -127,7 +140,7 @@ impl Discovery {
             answered: Notify::new(),
         });
         let announcer = tokio::task::spawn_local(announce(Rc::clone(&desk))).abort_handle();
-        Self { feeds: HashMap::new(), desk, announcer }
+        Self { feeds: HashMap::new(), completed: RefCell::default(), desk, announcer }
     }
 
     /// Makes ready to ask the sources of `config` that are not asked yet.
@@ -175,6 +188,7 @@ impl Discovery {
             feeds.insert(key, feed);
         }
         self.feeds = feeds;
+        self.completed.borrow_mut().retain(|name, _| config.pools.iter().any(|pool| pool.name == *name));
         unknown
     }
 
@@ -188,27 +202,24 @@ impl Discovery {
             state: Arc::clone(&state),
             desk: Rc::clone(&self.desk),
         };
-        let task = tokio::task::spawn_local(place.ask(asker, Rc::clone(&membership))).abort_handle();
-        Feed { source: found.source.clone(), membership, state, task }
+        let changes = Rc::default();
+        let asking = place.ask(asker, Rc::clone(&membership), Rc::clone(&changes));
+        let task = tokio::task::spawn_local(asking).abort_handle();
+        Feed { source: found.source.clone(), membership, changes, state, task }
     }
 
     fn feed(&self, pool: &Pool, found: &Found) -> Option<&Feed> {
         self.feeds.get(&(pool.name.clone(), found.name.clone()))
     }
 
-    /// `config` with the endpoints that are in force.
+    /// `config` with the endpoints that are in force. A pool of which nothing has changed is the same object.
     pub(crate) fn complete(&self, config: &Arc<Config>) -> Arc<Config> {
         if sources(config).next().is_none() {
             return Arc::clone(config);
         }
-        let whole = |pool: &Pool| {
-            let known = |found| self.feed(pool, found).map(|feed| feed.membership.borrow());
-            let known: Vec<Option<Ref<'_, Membership>>> = pool.sources.iter().map(known).collect();
-            pool.with_members(known.iter().map(|known| known.as_ref().map_or(&[][..], |known| known.members())))
-        };
         // Named one by one: a copy of the whole would copy every endpoint once more, for nothing.
         Arc::new(Config {
-            pools: config.pools.iter().map(whole).collect(),
+            pools: config.pools.iter().map(|pool| self.complete_pool(pool)).collect(),
             listeners: config.listeners.clone(),
             metrics: config.metrics,
             admin: config.admin.clone(),
@@ -216,6 +227,25 @@ impl Discovery {
             log: config.log.clone(),
             runtime: config.runtime.clone(),
         })
+    }
+
+    fn complete_pool(&self, from: &Arc<Pool>) -> Arc<Pool> {
+        if from.sources.is_empty() {
+            return Arc::clone(from);
+        }
+        let feeds: Vec<Option<&Feed>> = from.sources.iter().map(|found| self.feed(from, found)).collect();
+        let changes: Vec<Option<u64>> = feeds.iter().map(|feed| feed.map(|feed| feed.changes.get())).collect();
+        let mut completed = self.completed.borrow_mut();
+        if let Some(known) = completed.get(&from.name).filter(|k| Arc::ptr_eq(&k.from, from) && k.changes == changes) {
+            return Arc::clone(&known.pool);
+        }
+        let known: Vec<Option<Ref<'_, Membership>>> =
+            feeds.iter().map(|feed| feed.map(|feed| feed.membership.borrow())).collect();
+        let members = known.iter().map(|known| known.as_ref().map_or(&[][..], |known| known.members()));
+        let pool = Arc::new(from.with_members(members));
+        let one = Completed { from: Arc::clone(from), changes, pool: Arc::clone(&pool) };
+        completed.insert(from.name.clone(), one);
+        pool
     }
 
     /// What is known of the sources of `pool`.
@@ -262,7 +292,7 @@ impl Discovery {
 }
 
 fn sources(config: &Config) -> impl Iterator<Item = (&Pool, &Found)> {
-    config.pools.iter().flat_map(|pool| pool.sources.iter().map(move |found| (pool, found)))
+    config.pools.iter().map(|pool| &**pool).flat_map(|pool| pool.sources.iter().map(move |found| (pool, found)))
 }
 
 /// Most files that sources of `config` have open at a time: those of the questions that may be under way, and one for each that is
@@ -299,7 +329,7 @@ struct Place {
 
 impl Place {
     /// Asks for ever.
-    async fn ask(self, mut asker: Asker, membership: Rc<RefCell<Membership>>) {
+    async fn ask(self, mut asker: Asker, membership: Rc<RefCell<Membership>>, changes: Rc<Cell<u64>>) {
         let mut watch = false;
         let mut said = None;
         loop {
@@ -334,6 +364,7 @@ impl Place {
             self.state.answers[kind].fetch_add(1, Ordering::Relaxed);
             self.desk.answered.notify_waiters();
             if has_changed {
+                changes.set(changes.get() + 1);
                 self.desk.changed.notify_one();
             }
             watch = wait.is_none();

@@ -12,8 +12,7 @@ use floodway_balance::Lease;
 use floodway_flow::Reason;
 use tokio::sync::Notify;
 
-use crate::session::Session;
-use crate::worker::Context;
+use crate::session::Registered;
 
 /// The line before a pool. It outlives reloads.
 #[derive(Debug, Default)]
@@ -91,15 +90,6 @@ impl Place {
     fn is_first(&self) -> bool {
         self.queue.line().waiters.first_key_value().is_some_and(|(&first, _)| first == self.number)
     }
-
-    /// Goes behind all others, and lets the next one try.
-    fn step_back(&mut self) {
-        let mut line = self.queue.line();
-        line.waiters.remove(&self.number);
-        self.number = line.join(&self.called);
-        drop(line);
-        self.queue.call();
-    }
 }
 
 impl Drop for Place {
@@ -116,26 +106,18 @@ impl Drop for Place {
 /// # Errors
 /// The reason to end the session with: the line is full, it took too long, it was told to end, or what `choose` says.
 pub(crate) async fn wait(
-    context: &Context,
-    session: &Session,
+    of: &mut Registered,
     timeout: Duration,
-    choose: impl Fn() -> Result<Lease, Reason>,
+    mut choose: impl FnMut(&mut Registered) -> Result<Lease, Reason>,
 ) -> Result<Lease, Reason> {
-    let name = &session.pool().name;
-    let mut place = session.pool().queue.enter().ok_or(Reason::Limit)?;
-    session.wake_at(context.shared.now().checked_add(timeout));
-    let mut has_stepped_back = false;
+    let place = of.session.pool().queue.enter().ok_or(Reason::Limit)?;
+    of.session.wake_at(of.context.shared.now().checked_add(timeout));
     loop {
         if place.is_first() {
-            match choose() {
+            match choose(of) {
                 // In this pool, and in no other that takes over from it.
-                Err(Reason::Limit) if session.pool().name == *name => {}
+                Err(Reason::Limit) if Arc::ptr_eq(&of.session.pool().queue, &place.queue) => {}
                 done => return done,
-            }
-            // It knows the pool as it was when it came: those who know it as it is may find room.
-            if !has_stepped_back && session.revision() < context.view().snapshot.revision {
-                has_stepped_back = true;
-                place.step_back();
             }
         }
         let mut called = pin!(place.called.notified());
@@ -143,10 +125,10 @@ pub(crate) async fn wait(
             if called.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if session.is_due(context.shared.now()) {
+            if of.session.is_due(of.context.shared.now()) {
                 return Poll::Ready(Err(Reason::QueueTimeout));
             }
-            session.poll_aborted(cx.waker()).map(Err)
+            of.session.poll_aborted(cx.waker()).map(Err)
         });
         turn.await?;
     }

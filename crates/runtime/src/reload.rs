@@ -163,6 +163,18 @@ impl Running {
         }
     }
 
+    /// The pools whose sources have given nobody yet, and why.
+    #[must_use]
+    pub fn empty_pools(&self) -> Vec<(String, String)> {
+        let why = |source: &Arc<crate::SourceState>| {
+            let error = source.seen().last_error.unwrap_or_else(|| "it has not answered yet".into());
+            format!("{}: {error}", source.name)
+        };
+        let snapshot = self.shared.snapshot();
+        let empty = snapshot.pools.iter().filter(|p| p.endpoints.is_empty());
+        empty.map(|p| (p.name.clone(), p.sources.iter().map(why).collect::<Vec<_>>().join("; "))).collect()
+    }
+
     /// Builds the snapshot of the configuration of now, and puts it in force.
     pub(crate) fn swap(&mut self, old: &Arc<Snapshot>, generation: u64) -> Arc<Snapshot> {
         let making = Making {
@@ -180,7 +192,11 @@ impl Running {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         self.retired.push(Arc::clone(old));
         self.checks.follow(&new);
-        new.pools.iter().for_each(|pool| fail_over(&self.shared, pool));
+        for pool in &new.pools {
+            fail_over(&self.shared, pool);
+            // There may be more room than before.
+            pool.queue.call();
+        }
         new
     }
 

@@ -177,7 +177,7 @@ impl Server {
 
     fn budget(&self) -> Budget {
         // A source may give any number.
-        let of = |p: &Pool| if p.sources.is_empty() { p.endpoints.len() as u64 } else { u64::from(u16::MAX) };
+        let of = |p: &Arc<Pool>| if p.sources.is_empty() { p.endpoints.len() as u64 } else { u64::from(u16::MAX) };
         let checked = self.config.pools.iter().filter(|p| p.health.is_some()).map(of).sum();
         // Control's, a worker's, and one more for a successor.
         let listening = 3 * self.prepared.sockets() as u64;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use floodway_balance::{Field, Picker};
+use floodway_balance::{Field, Picker, Tried};
 use floodway_config::{Address, PoolId};
 use floodway_flow::{Direction, Reason};
 use floodway_net::{Peer, TcpFacts};
@@ -158,10 +158,6 @@ impl Session {
         &self.view.snapshot.pools[self.pool.get().0]
     }
 
-    pub(crate) fn pool_id(&self) -> PoolId {
-        self.pool.get()
-    }
-
     /// What this worker keeps of its pool.
     pub(crate) fn picker(&self) -> RefMut<'_, Picker> {
         self.view.pickers[self.pool.get().0].borrow_mut()
@@ -196,8 +192,13 @@ impl Session {
     }
 
     /// An endpoint is being connected to.
-    pub(crate) fn tries(&self) {
+    pub(crate) fn begin_try(&self) {
         self.tries.set(self.tries.get() + 1);
+    }
+
+    /// Connects begun.
+    pub(crate) fn tries(&self) -> u32 {
+        self.tries.get()
     }
 
     /// Endpoint `index` of its pool is connected, after `took`.
@@ -341,11 +342,6 @@ impl Session {
         self.endpoint().is_some_and(|e| Arc::ptr_eq(&e.stats, stats))
     }
 
-    /// Of the snapshot that it chose in.
-    pub(crate) fn revision(&self) -> u64 {
-        self.view.snapshot.revision
-    }
-
     /// The number of the configuration that it began under.
     pub(crate) fn generation(&self) -> u64 {
         self.view.snapshot.generation
@@ -361,6 +357,37 @@ impl Session {
 
     pub(crate) fn idle(&self, now: Duration) -> Duration {
         now.saturating_sub(self.touched.get())
+    }
+
+    /// Where it would be in `view`: the listener and the pool of the same names, if the one still leads to the other.
+    fn place_in(&self, view: &View) -> Option<(usize, PoolId)> {
+        let listener = view.snapshot.listeners.iter().position(|l| l.name == self.listener().name)?;
+        let pool = view.snapshot.pools.iter().position(|p| p.name == self.pool().name).map(PoolId)?;
+        view.snapshot.listeners[listener].traffic_to(pool).map(|_| (listener, pool))
+    }
+
+    /// The same, at another place, for one that no endpoint is connected to yet. This one is dead then.
+    fn moved(&self, view: Rc<View>, (listener, pool): (usize, PoolId)) -> Self {
+        Self {
+            id: self.id,
+            view,
+            listener,
+            source: self.source,
+            accepted: self.accepted,
+            pool: Cell::new(pool),
+            counted: self.counted.clone(),
+            endpoint: Cell::new(None),
+            connect: Cell::new(None),
+            tries: self.tries.clone(),
+            to_endpoint: Cell::new(0),
+            to_client: Cell::new(0),
+            touched: self.touched.clone(),
+            error: RefCell::new(self.error.take()),
+            field: Cell::new(Weak::new()),
+            told: self.told.clone(),
+            waker: RefCell::new(self.waker.take()),
+            due: self.due.clone(),
+        }
     }
 
     fn record(&self, context: &Context, event: Event) {
@@ -602,6 +629,23 @@ impl Registered {
         }
         let key = sessions.live.borrow_mut().insert(Rc::clone(&session));
         Self { session, context, key, reason: Cell::new(None) }
+    }
+
+    /// Has a session that is not connected yet choose among those of now, and not of when it came: it may have waited. Those
+    /// that it `tried` are known by their counts. Where its listener or its pool is gone, it goes on as it came.
+    pub(crate) fn renew(&mut self, tried: &mut Tried) {
+        let view = self.context.view();
+        if Rc::ptr_eq(&view, &self.session.view) {
+            return;
+        }
+        let Some(place) = self.session.place_in(&view) else { return };
+        let moved = Rc::new(self.session.moved(view, place));
+        let before = std::mem::replace(&mut self.session, moved);
+        if let Some(live) = self.context.sessions.live.borrow_mut().get_mut(self.key) {
+            *live = Rc::clone(&self.session);
+        }
+        let (then, now) = (&before.pool().endpoints, &self.session.pool().endpoints);
+        tried.follow(|i| now.iter().position(|e| then.get(i).is_some_and(|t| Arc::ptr_eq(&t.stats, &e.stats))));
     }
 
     /// Records the begin, if the log wants it.

@@ -24,8 +24,6 @@ use crate::queue::Queue;
 pub struct Snapshot {
     /// 1 for the configuration that the process started with.
     pub generation: u64,
-    /// Advances with whatever changes: the configuration, what was done by hand, what discovery found.
-    pub(crate) revision: u64,
     /// In the order of the file.
     pub listeners: Vec<Arc<Listener>>,
     /// In the order of the file; [`PoolId`] is an index into it.
@@ -88,10 +86,14 @@ impl Listener {
 pub struct Pool {
     /// Its name.
     pub name: String,
+    /// What it was made from.
+    pub(crate) config: Arc<floodway_config::Pool>,
     /// Loads and states.
     pub balance: Arc<balance::Pool>,
     /// In the order of the file, as in `balance`.
     pub endpoints: Vec<Endpoint>,
+    /// What was done by hand to endpoints that are not there now, by their address: it holds when they are back.
+    pub absent_by_hand: Vec<(String, ByHand)>,
     /// Where endpoints are found, beside those of the file.
     pub sources: Vec<Arc<SourceState>>,
     /// The pool that takes over when no endpoint is fit.

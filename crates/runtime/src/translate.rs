@@ -1,6 +1,6 @@
 //! From what the operator asked to what runs: the one place where configuration becomes the values of `net` and `balance`.
 //!
-//! A snapshot is built whole, each time. What has a life of its own (counts, loads, health, tables) is carried over from the
+//! A snapshot is built whole, each time; a pool that would come out as it is stays the same object. What has a life of its own (counts, loads, health, tables) is carried over from the
 //! snapshot before: of listeners and pools by their name, of endpoints by their address.
 
 use std::collections::HashMap;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use floodway_balance as balance;
 use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec, Seat};
 use floodway_config as config;
-use floodway_config::{Config, NoneFit, PoolId};
+use floodway_config::{Config, NoneFit};
 use floodway_flow::Permits;
 use floodway_net::{Keepalive, ListenOptions, SocketOptions};
 use floodway_policy::SourceLimits;
 
-use crate::by_hand::AllByHand;
+use crate::by_hand::{AllByHand, ByHand};
 use crate::counters::Lanes;
 use crate::departed::Departed;
 use crate::discovery::Discovery;
@@ -56,16 +56,18 @@ impl<'a> Making<'a> {
         let old_listeners = by_name(self.old.map(|s| s.listeners.as_slice()), |l| &l.name);
         Snapshot {
             generation: self.generation,
-            revision: self.old.map_or(0, |s| s.revision) + 1,
             listeners: config
                 .listeners
                 .iter()
-                .map(|l| Arc::new(self.listener(l, config, old_listeners.get(l.name.as_str()).copied())))
+                .map(|l| Arc::new(self.listener(l, config, old_listeners.get(l.name.as_str()).map(|o| &***o))))
                 .collect(),
             pools: config
                 .pools
                 .iter()
-                .map(|p| Arc::new(self.pool(p, old_pools.get(p.name.as_str()).copied())))
+                .map(|p| match old_pools.get(p.name.as_str()).copied() {
+                    Some(old) if self.is_same(p, old) => Arc::clone(old),
+                    old => Arc::new(self.pool(p, old.map(|o| &**o))),
+                })
                 .collect(),
         }
     }
@@ -100,7 +102,7 @@ impl<'a> Making<'a> {
 
     fn traffic(&self, l: &config::Listener, config: &Config, old: Option<&Listener>) -> Vec<PoolTraffic> {
         let mut before: Vec<PoolTraffic> = old.map(|o| o.traffic.clone()).unwrap_or_default();
-        let mut all: Vec<PoolTraffic> = reachable(l.forward, config)
+        let mut all: Vec<PoolTraffic> = config::reachable(l.forward, &config.pools)
             .into_iter()
             .map(|id| {
                 let pool = config.pools.get(id.0).map(|p| p.name.clone()).unwrap_or_default();
@@ -116,7 +118,27 @@ impl<'a> Making<'a> {
         all
     }
 
-    fn pool(&self, p: &config::Pool, old: Option<&Pool>) -> Pool {
+    /// Whether `old` is what `p` would become: then it stays, with what workers know of it.
+    fn is_same(&self, p: &Arc<config::Pool>, old: &Pool) -> bool {
+        let hands = self.hands(p);
+        let there = old.endpoints.iter().filter_map(|e| Some((e.address.to_string(), e.by_hand.as_ref()?)));
+        let absent = old.absent_by_hand.iter().map(|(address, hand)| (address.clone(), hand));
+        let before: HashMap<String, &ByHand> = there.chain(absent).collect();
+        let sources = self.discovery.map(|d| d.states(p)).unwrap_or_default();
+        (Arc::ptr_eq(&old.config, p) || old.config == *p)
+            && before.len() == hands.len()
+            && hands.iter().all(|(address, hand)| before.get(*address) == Some(hand))
+            && sources.len() == old.sources.len()
+            && sources.iter().zip(&old.sources).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    /// What was done by hand to endpoints of `p`, by their address.
+    fn hands(&self, p: &config::Pool) -> HashMap<&str, &ByHand> {
+        let of = self.by_hand.range((p.name.clone(), String::new())..).take_while(|((pool, _), _)| *pool == p.name);
+        of.map(|((_, address), hand)| (address.as_str(), hand)).collect()
+    }
+
+    fn pool(&self, p: &Arc<config::Pool>, old: Option<&Pool>) -> Pool {
         let places: HashMap<_, _> =
             old.map(|o| o.endpoints.iter().enumerate().map(|(i, e)| (&e.address, i)).collect()).unwrap_or_default();
         let survivors: Vec<Option<usize>> = p.endpoints.iter().map(|e| places.get(&e.address).copied()).collect();
@@ -125,20 +147,17 @@ impl<'a> Making<'a> {
             (Some(new), Some(old)) => new.ask == old.ask || !p.needs_role,
             _ => true,
         };
-        let by_hand = |e: &config::Endpoint| self.by_hand.get(&(p.name.clone(), e.address.to_string()));
+        let hands = self.hands(p);
+        let by_hand = |e: &config::Endpoint| match hands.is_empty() {
+            true => None,
+            false => hands.get(e.address.to_string().as_str()).copied(),
+        };
         let spec = |(e, survivor): (&config::Endpoint, &Option<usize>)| {
-            let hand = by_hand(e);
-            let admin = hand.and_then(|h| h.state).unwrap_or(e.state);
             let before = match survivor {
                 Some(_) => old.zip(*survivor).filter(|(o, _)| is_known(o)).map(|(o, i)| o.balance.health(i)),
                 None => self.departed.health(&p.name, &e.address, self.now).filter(|_| !p.needs_role),
             };
-            let health = match (&p.health, admin) {
-                (None, _) | (_, Admin::Disabled) => Health::Unchecked,
-                _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
-            };
-            let weight = hand.and_then(|h| h.weight).unwrap_or(e.weight);
-            EndpointSpec { weight, max_sessions: e.max_sessions, health, admin, id: e.address.id(), tier: e.tier }
+            endpoint_spec(p, e, by_hand(e), before)
         };
         let spec = PoolSpec {
             algorithm: p.balance,
@@ -161,11 +180,13 @@ impl<'a> Making<'a> {
         };
         Pool {
             name: p.name.clone(),
+            config: Arc::clone(p),
             balance: Arc::new(match old {
                 Some(old) => old.balance.rebuild_with(&spec, &survivors, &returned, self.now),
                 None => balance::Pool::new(&spec),
             }),
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
+            absent_by_hand: absent(hands, &p.endpoints),
             sources: self.discovery.map(|d| d.states(p)).unwrap_or_default(),
             fallback: match p.when_none_fit {
                 NoneFit::Pool(id) => Some(id),
@@ -188,6 +209,32 @@ impl<'a> Making<'a> {
     }
 }
 
+/// Those of `hands` that concern none of `endpoints`.
+fn absent(mut hands: HashMap<&str, &ByHand>, endpoints: &[config::Endpoint]) -> Vec<(String, ByHand)> {
+    if !hands.is_empty() {
+        for endpoint in endpoints {
+            hands.remove(endpoint.address.to_string().as_str());
+        }
+    }
+    hands.into_iter().map(|(address, hand)| (address.to_owned(), hand.clone())).collect()
+}
+
+/// Of an endpoint that was `before`, as far as that still tells something.
+fn endpoint_spec(
+    p: &config::Pool,
+    e: &config::Endpoint,
+    hand: Option<&ByHand>,
+    before: Option<Health>,
+) -> EndpointSpec {
+    let admin = hand.and_then(|h| h.state).unwrap_or(e.state);
+    let health = match (&p.health, admin) {
+        (None, _) | (_, Admin::Disabled) => Health::Unchecked,
+        _ => before.filter(|h| *h != Health::Unchecked).unwrap_or(Health::Unknown),
+    };
+    let weight = hand.and_then(|h| h.weight).unwrap_or(e.weight);
+    EndpointSpec { weight, max_sessions: e.max_sessions, health, admin, id: e.address.id(), tier: e.tier }
+}
+
 /// Where clients were, as long as they are known by the same.
 fn memory(sticky: config::Sticky, old: Option<&Pool>) -> Arc<Memory> {
     match old.and_then(|o| o.sticky.as_ref()).filter(|(key, _)| *key == sticky.key) {
@@ -203,24 +250,11 @@ fn memory(sticky: config::Sticky, old: Option<&Pool>) -> Arc<Memory> {
 fn queue(p: &config::Pool, old: Option<&Pool>) -> Arc<Queue> {
     let queue = old.map_or_else(Arc::default, |o| Arc::clone(&o.queue));
     queue.set_most(p.queue.map_or(0, |(most, _)| most));
-    // There may be more room than before.
-    queue.call();
     queue
 }
 
-fn by_name<T>(all: Option<&[Arc<T>]>, name: impl Fn(&T) -> &String) -> HashMap<&str, &T> {
-    all.unwrap_or_default().iter().map(|o| (name(o).as_str(), &**o)).collect()
-}
-
-/// The pool that a listener forwards to, and those that take over one after the other. The configuration has no circle.
-fn reachable(first: PoolId, config: &Config) -> Vec<PoolId> {
-    let mut pools = vec![first];
-    while let Some(NoneFit::Pool(next)) = pools.last().and_then(|p| config.pools.get(p.0)).map(|p| p.when_none_fit)
-        && !pools.contains(&next)
-    {
-        pools.push(next);
-    }
-    pools
+fn by_name<T>(all: Option<&[Arc<T>]>, name: impl Fn(&T) -> &String) -> HashMap<&str, &Arc<T>> {
+    all.unwrap_or_default().iter().map(|o| (name(o).as_str(), o)).collect()
 }
 
 pub(crate) fn listen_options(
@@ -246,5 +280,47 @@ fn socket_options(tcp: &config::Tcp) -> SocketOptions {
         user_timeout: tcp.user_timeout,
         send_buffer: tcp.send_buffer,
         receive_buffer: tcp.receive_buffer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
+
+    use std::path::Path;
+
+    use floodway_config::{Limits, OneText};
+
+    use super::*;
+
+    fn config(weight: u32) -> Arc<Config> {
+        let text = format!(
+            "listeners: {{ l: {{ bind: 127.0.0.1:1, forward: p }}, m: {{ bind: 127.0.0.1:2, forward: q }} }}\npools:\n  p: {{ endpoints: [\"10.0.0.1:1\"] }}\n  q: {{ endpoints: [{{ address: \"10.0.0.2:1\", weight: {weight} }}] }}\n"
+        );
+        floodway_config::read(Path::new("f"), &OneText(text), &Limits::default()).unwrap().config
+    }
+
+    /// What long sessions and workers hold on to is not made anew with every change.
+    #[test]
+    fn a_pool_that_did_not_change_is_the_same_object() {
+        let (departed, none) = (Departed::default(), AllByHand::new());
+        let first = Making::at_start(&none, &departed, 1).snapshot(&config(1));
+        let next = |by_hand: &AllByHand, config: &Config| {
+            let making = Making { old: Some(&first), ..Making::at_start(by_hand, &departed, 1) };
+            let second = making.snapshot(config);
+            [0, 1].map(|i| Arc::ptr_eq(&first.pools[i], &second.pools[i]))
+        };
+        assert_eq!(next(&none, &config(1)), [true, true]);
+        assert_eq!(next(&none, &config(2)), [true, false]);
+        let hand = ByHand {
+            state: Some(Admin::Drain),
+            weight: None,
+            reason: None,
+            since: std::time::UNIX_EPOCH,
+            until: None,
+            uid: None,
+        };
+        let by_hand = AllByHand::from([(("p".to_owned(), "10.0.0.1:1".to_owned()), hand)]);
+        assert_eq!(next(&by_hand, &config(1)), [false, true]);
     }
 }

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::accept::{Closing, accept_loop};
 use crate::doors::{Door, DoorId};
 use crate::session::Sessions;
+use crate::snapshot::Pool;
 use crate::{Handler, Shared, Snapshot};
 
 /// Bytes of the buffer that all copies of a worker go through.
@@ -71,7 +72,7 @@ impl Context {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), idle_pipes)),
             buffers: RefCell::new(Vec::new()),
-            view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full()))),
+            view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full(), None))),
             random: Cell::new(seed | 1),
             shared,
         }
@@ -82,7 +83,7 @@ impl Context {
         let now = self.shared.snapshot.load();
         let mut view = self.view.borrow_mut();
         if !Arc::ptr_eq(&now, &view.snapshot) {
-            *view = Rc::new(View::new(Arc::clone(&now)));
+            *view = Rc::new(View::new(Arc::clone(&now), Some(&view)));
             self.sessions.forget_spare();
         }
         Rc::clone(&view)
@@ -115,12 +116,20 @@ impl Context {
 /// One worker's view of a snapshot: the same objects, with a picker for each pool.
 pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) pickers: Vec<RefCell<Picker>>,
+    pub(crate) pickers: Vec<Rc<RefCell<Picker>>>,
 }
 
 impl View {
-    fn new(snapshot: Arc<Snapshot>) -> Self {
-        let pickers = snapshot.pools.iter().map(|p| RefCell::new(Picker::new(Arc::clone(&p.balance)))).collect();
+    /// Pools that are as `before` keep what the worker knows of them.
+    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Self {
+        let known = |(i, pool): (usize, &Arc<Pool>)| {
+            let same = before.filter(|b| b.snapshot.pools.get(i).is_some_and(|p| Arc::ptr_eq(p, pool)))?;
+            same.pickers.get(i).map(Rc::clone)
+        };
+        let picker = |(i, pool): (usize, &Arc<Pool>)| {
+            known((i, pool)).unwrap_or_else(|| Rc::new(RefCell::new(Picker::new(Arc::clone(&pool.balance)))))
+        };
+        let pickers = snapshot.pools.iter().enumerate().map(picker).collect();
         Self { snapshot, pickers }
     }
 }

@@ -8,8 +8,8 @@ use floodway_policy::{Access, SourcePrefix};
 use super::{Builder, named};
 use crate::tree::{Node, Value, Word};
 use crate::{
-    Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem, Span, Tcp, address,
-    scalar,
+    Address, Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem, Span, Tcp,
+    address, scalar,
 };
 
 /// Most ports of one `bind`: each is a socket a worker.
@@ -202,6 +202,35 @@ impl Builder<'_> {
             );
         }
         time
+    }
+
+    /// An endpoint whose port follows the client's needs a listener that has ports, and none that is moved past the last.
+    pub(super) fn refuse_ports_that_cannot_follow(&mut self, listeners: &[Listener], pools: &[Pool]) {
+        for (i, pool) in pools.iter().enumerate() {
+            let id = PoolId(i);
+            let follows = |e: &crate::Endpoint| match e.address {
+                Address::Follows(_, by) => Some((e.address.to_string(), by)),
+                _ => None,
+            };
+            let Some((address, by)) = pool.endpoints.iter().filter_map(follows).max_by_key(|(_, by)| *by) else {
+                continue;
+            };
+            for listener in listeners.iter().filter(|l| crate::reachable(l.forward, pools).contains(&id)) {
+                let fault = listener.bind.iter().find_map(|bind| match bind {
+                    Bind::Unix { .. } => Some("a unix socket has no port".to_owned()),
+                    Bind::Tcp { address, .. } => {
+                        address.last.checked_add(by).is_none().then(|| format!("{} + {by} is past 65535", address.last))
+                    }
+                });
+                if let (Some(fault), Some((word, _))) = (fault, self.pools.get(i)) {
+                    let message = format!(
+                        "endpoint `{address}` of pool `{}` cannot follow the port of listener `{}`",
+                        pool.name, listener.name
+                    );
+                    self.error(word.span, message, &fault, "give the endpoint a port, or the listener others");
+                }
+            }
+        }
     }
 
     pub(super) fn warn_of_unused_pools(&mut self, listeners: &[Listener], pools: &[Pool]) {

@@ -108,6 +108,13 @@ fn pool_text(pool: &Value) -> String {
             e["sessions"]
         );
     }
+    for e in list(pool, "absent_by_hand") {
+        let hand = &e["by_hand"];
+        let state = hand["state"].as_str().map_or(String::new(), |state| format!("  {state}"));
+        let weight = hand["weight"].as_u64().map_or(String::new(), |weight| format!("  weight {weight}"));
+        let _ =
+            writeln!(out, "  {:<24} not there now; by hand, for when it is back:{state}{weight}", word(&e["address"]));
+    }
     for s in list(pool, "sources") {
         let good = match s["last_good_seconds_ago"].as_u64() {
             Some(age) => format!("last good answer {age} s ago"),

@@ -39,11 +39,11 @@ impl Handler for TcpRelay {
     /// the futures of functions; what lives while bytes are passed lives across one wait, so that it shares its place with
     /// what lives while the endpoint is connected.
     fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static {
-        let (registered, client, room) = flow.begin();
+        let (mut registered, client, room) = flow.begin();
         async move {
-            let (context, session) = (&*registered.context, &*registered.session);
-            let dialled = dial(&registered, &client).await;
+            let dialled = dial(&mut registered, &client).await;
             registered.begun();
+            let (context, session) = (&*registered.context, &*registered.session);
             let reason = match &dialled {
                 Ok((endpoint, lease)) => {
                     let relay = async {
