@@ -85,6 +85,20 @@ pub enum Call {
         /// The client's address.
         source: Option<IpAddr>,
     },
+    /// Turn clients of a range away for a time.
+    Ban {
+        /// The listener's name.
+        listener: String,
+        /// Whom, and how long.
+        ban: NewBan,
+    },
+    /// Let them come again.
+    LiftBan {
+        /// The listener's name.
+        listener: String,
+        /// The range, as it was banned.
+        range: String,
+    },
     /// A new process wants the listening sockets, and speaks the rest over this stream. The answer says whether it may.
     TakeOver(UnixStream),
 }
@@ -114,6 +128,18 @@ pub struct EndpointChange {
     /// Its weight, 0 to 1000.
     pub weight: Option<u32>,
     /// How long the state holds; for ever if not given.
+    pub for_seconds: Option<u64>,
+    /// Why, in words.
+    pub reason: Option<String>,
+}
+
+/// Who is to be turned away.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBan {
+    /// An address range, or one address.
+    pub range: String,
+    /// How long; until it is lifted if not given.
     pub for_seconds: Option<u64>,
     /// Why, in words.
     pub reason: Option<String>,
@@ -178,6 +204,8 @@ impl Api {
             .route("/v1/pools/{pool}/endpoints/{endpoint}/changes", delete(reset))
             .route("/v1/pools/{pool}/changes", delete(reset_all))
             .route("/v1/pools/{pool}/failback", post(fail_back))
+            .route("/v1/listeners/{listener}/bans", post(ban))
+            .route("/v1/listeners/{listener}/bans/{range}", delete(lift_ban))
             .route("/v1/explain", get(explain))
             .route("/v1/take-over", post(take_over))
             .route("/v1/openapi.json", get(|| async { ([("content-type", "application/json")], OPENAPI) }))
@@ -299,6 +327,26 @@ async fn reset_all(State(api): State<Api>, Extension(by): By, Path(pool): Path<S
 
 async fn fail_back(State(api): State<Api>, Extension(by): By, Path(pool): Path<String>) -> Response {
     said(api.ask(Call::FailBack { pool }, by).await)
+}
+
+async fn ban(
+    State(api): State<Api>,
+    Extension(by): By,
+    Path(listener): Path<String>,
+    json: Result<Json<NewBan>, JsonRejection>,
+) -> Response {
+    match body(json) {
+        Ok(ban) => said(api.ask(Call::Ban { listener, ban }, by).await),
+        Err(answer) => said(answer),
+    }
+}
+
+async fn lift_ban(
+    State(api): State<Api>,
+    Extension(by): By,
+    Path((listener, range)): Path<(String, String)>,
+) -> Response {
+    said(api.ask(Call::LiftBan { listener, range }, by).await)
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,9 @@ mod log;
 mod metrics;
 pub mod view;
 
-pub use api::{Answer, Api, Asked, Call, Caller, EndpointChange, OPENAPI, SessionFilter, TAKE_OVER, channel, error};
+pub use api::{
+    Answer, Api, Asked, Call, Caller, EndpointChange, NewBan, OPENAPI, SessionFilter, TAKE_OVER, channel, error,
+};
 pub use http::{Door, Http, bind, serve, serve_api};
 pub use log::{LogError, Logs, SessionWriter};
 pub use metrics::render;

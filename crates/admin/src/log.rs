@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use floodway_config::{Format, Level, Log, Output, SessionLog as Spec};
-use floodway_runtime::{Event, Record, SessionLog};
+use floodway_flow::proxy::kind;
+use floodway_runtime::{Event, Introduction, Record, SessionLog};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -133,6 +134,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     source: String,
+    #[serde(flatten)]
+    told: Option<Told>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     bytes_in: u64,
@@ -145,6 +148,43 @@ struct Line<'a> {
     error: Option<&'a str>,
     #[serde(flatten)]
     fields: Map<String, Value>,
+}
+
+/// What a proxy before this one told of the client.
+#[derive(Serialize)]
+struct Told {
+    /// The proxy itself.
+    proxy: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<String>,
+    /// The name in the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    common_name: Option<String>,
+}
+
+impl Told {
+    fn new(introduction: &Introduction) -> Self {
+        let tlvs = &introduction.header.tlvs;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let given = |kind: u8| tlvs.get(kind).map(text);
+        Self {
+            proxy: introduction.proxy.to_string(),
+            destination: introduction.destination().map(|address| address.to_string()),
+            authority: given(kind::AUTHORITY),
+            alpn: given(kind::ALPN),
+            unique_id: given(kind::UNIQUE_ID),
+            netns: given(kind::NETNS),
+            common_name: tlvs.ssl().and_then(|ssl| ssl.common_name().map(str::to_owned)),
+        }
+    }
 }
 
 impl<'a> Line<'a> {
@@ -164,6 +204,7 @@ impl<'a> Line<'a> {
             endpoint: record.endpoint.map(|e| e.name.as_str()),
             address: record.endpoint.map(|e| e.address.to_string()),
             source: record.source.to_string(),
+            told: record.introduction.map(Told::new),
             reason,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,

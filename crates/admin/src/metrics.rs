@@ -130,7 +130,17 @@ fn sessions(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
             .into_iter()
             .map(|why| ([("listener", l.name.as_str()), ("reason", why.as_str())], l.rejected(why)))
     });
-    out.counter("rejected", "Connections turned away before they became sessions", rejected)
+    out.counter("rejected", "Connections turned away before they became sessions", rejected)?;
+    let named = || snapshot.listeners.iter().map(|l| ([("listener", l.name.as_str())], l));
+    let held = named().filter_map(|(l, of)| Some((l, f64::from(of.tarpitted()?))));
+    out.gauge("tarpitted", "Connections that were turned away and are held", held)?;
+    let bans = named().map(|(l, of)| (l, of.bans().len() as f64));
+    out.gauge("bans", "Address ranges that were banned by hand", bans)?;
+    let sources = named().filter_map(|(l, of)| Some((l, of.sources()?)));
+    let known = sources.clone().map(|(l, (known, _))| (l, known as f64));
+    out.gauge("sources", "Sources that `limits.per_source` knows", known)?;
+    let forgotten = sources.map(|(l, (_, evicted))| (l, evicted));
+    out.counter("sources_evicted", "Sources forgotten before their time, for want of room", forgotten)
 }
 
 fn pools(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use floodway_config::{Config, ObjectKind, Op, Plan};
 use floodway_net::TcpFacts;
 use floodway_runtime::{
-    ByHand, Endpoint, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot,
+    Ban, ByHand, Endpoint, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot,
     SourceState,
 };
 use serde_json::{Value, json};
@@ -20,7 +20,9 @@ pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[Str
     let listeners = snapshot.listeners.iter().map(|l| {
         let bind: Vec<&str> = places.iter().filter(|(name, _)| *name == l.name).map(|(_, at)| at.as_str()).collect();
         let sessions: u64 = l.traffic().map(|(_, totals)| totals.active).sum();
-        json!({ "name": l.name, "bind": bind, "sessions": sessions })
+        let now = shared.now();
+        let bans: Vec<Value> = l.bans().iter().filter(|ban| ban.is_on(now)).map(|ban| banned(ban, now)).collect();
+        json!({ "name": l.name, "bind": bind, "sessions": sessions, "bans": bans })
     });
     let (sessions, most_sessions) = shared.sessions();
     let (applied, rejected) = shared.reloads();
@@ -37,6 +39,12 @@ pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[Str
         "needs_restart": needs_restart,
         "last_error": shared.last_error(),
     })
+}
+
+/// Who is turned away, and until when.
+fn banned(ban: &Ban, now: Duration) -> Value {
+    let until = ban.until.map(|until| time(SystemTime::now() + until.saturating_sub(now)));
+    json!({ "range": ban.prefix.to_string(), "until": until, "reason": &*ban.why })
 }
 
 fn pool(pool: &Pool, now: Duration) -> Value {

@@ -13,6 +13,8 @@ pub enum Address {
     Socket(SocketAddr),
     /// An IP address, at the port that the client connected to, moved by so many.
     Follows(IpAddr, u16),
+    /// Where the client wanted to go, before the firewall led it here.
+    Original,
     /// A unix stream socket.
     Unix(PathBuf),
 }
@@ -45,10 +47,14 @@ impl fmt::Display for Address {
                 }
                 if *by == 0 { f.write_str("same") } else { write!(f, "+{by}") }
             }
+            Self::Original => f.write_str(ORIGINAL),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
+
+/// The endpoint that is where the client wanted to go.
+pub(crate) const ORIGINAL: &str = "original_destination";
 
 /// Where to listen: an address and a range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +148,9 @@ pub(crate) enum Where {
 
 /// `10.0.0.11:5432`, `[::1]:80`, `unix:/path`, `db.internal:5432`; `10.0.0.11:same` and `10.0.0.11:+1000`.
 pub(crate) fn endpoint(text: &str) -> Result<Where, Fault> {
+    if text == ORIGINAL {
+        return Ok(Where::At(Address::Original));
+    }
     if let Some(path) = text.strip_prefix("unix:") {
         // sun_path holds 108 bytes with the final NUL (unix(7)).
         return match path.len() {
@@ -185,7 +194,7 @@ pub(crate) fn host_port(text: &str) -> Result<Named, Fault> {
     const HOST: &str = "write a name and a port, like db.internal:5432";
     match endpoint(text) {
         Ok(Where::Named(named)) => Ok(named),
-        Ok(Where::At(Address::Socket(_) | Address::Follows(..))) => {
+        Ok(Where::At(Address::Socket(_) | Address::Follows(..) | Address::Original)) => {
             fault("an address, which needs no DNS", "give it as `address`")
         }
         Ok(Where::At(Address::Unix(_))) => fault("no name", HOST),

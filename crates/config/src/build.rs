@@ -10,16 +10,23 @@ mod process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_policy::Prefix;
+use floodway_policy::{Prefix, parse_prefix};
 
-use crate::leaf::{looks_like_a_name, parse_prefix, suggest};
+use crate::leaf::{looks_like_a_name, suggest};
+use crate::load::ListFiles;
 use crate::tree::{Node, Word};
 use crate::{Config, Limits, PoolId, Problem, Problems, Sources, Span, scalar};
 
 /// Builds what can be built, and reports what is wrong with it. The result may be used only if no error was reported.
-pub(crate) fn build(root: &Node, sources: &Sources, limits: &Limits, problems: &mut Problems) -> Config {
+pub(crate) fn build(
+    root: &Node,
+    sources: &Sources,
+    files: &ListFiles,
+    limits: &Limits,
+    problems: &mut Problems,
+) -> Config {
     let mut builder = Builder { sources, limits, problems, pools: named(root, "pools"), lists: Vec::new() };
-    builder.lists = builder.build_lists(root);
+    builder.lists = builder.build_lists(root, files);
     let pools = builder.build_pools();
     let listeners = builder.build_listeners(root);
     builder.warn_of_unused_pools(&listeners, &pools);
@@ -67,10 +74,15 @@ impl Builder<'_> {
         found.map(PoolId)
     }
 
-    fn build_lists(&mut self, root: &Node) -> Vec<(String, Vec<Prefix>)> {
+    fn build_lists(&mut self, root: &Node, files: &ListFiles) -> Vec<(String, Vec<Prefix>)> {
         let mut lists = Vec::new();
         for (word, node) in named(root, "lists") {
             let mut ranges = Vec::new();
+            for file in node.items().iter().filter_map(|item| item.get("file")) {
+                let path = file.text().map(|text| self.sources.resolve(file.span, text));
+                // One that could not be read has been reported.
+                ranges.extend(path.and_then(|path| files.get(&path)).into_iter().flat_map(|list| &list.ranges));
+            }
             for item in node.items().iter().filter_map(|item| item.get("range")) {
                 let Some(text) = item.text() else { continue };
                 match parse_prefix(text) {
@@ -121,6 +133,14 @@ impl Node {
     fn size(&self, key: &str) -> Option<u32> {
         let n = self.get(key)?.text().and_then(|t| scalar::size(t).ok())?;
         u32::try_from(n).ok()
+    }
+
+    fn rate(&self, key: &str) -> Option<(u32, Duration)> {
+        self.get(key)?.text().and_then(|t| scalar::rate(t).ok())
+    }
+
+    fn bandwidth(&self, key: &str) -> Option<u64> {
+        self.get(key)?.text().and_then(|t| scalar::bandwidth(t).ok())
     }
 
     fn is_on(&self, key: &str) -> bool {

@@ -1,5 +1,7 @@
 //! What a single value may be: the types of the table of keys.
 
+use floodway_policy::parse_prefix;
+
 use crate::scalar::{Fault, fault};
 use crate::{address, scalar};
 
@@ -15,6 +17,12 @@ pub(crate) enum Leaf {
     Size,
     /// So many in a time.
     Rate,
+    /// Bytes in a second.
+    Bandwidth,
+    /// An IP address.
+    Ip,
+    /// A type of what a PROXY header tells.
+    Tlv,
     Integer(u64, u64),
     Share,
     Switch,
@@ -71,6 +79,12 @@ impl Leaf {
                 _ => fault("out of range", "write a size from 4KiB to 1GiB"),
             },
             Self::Rate => scalar::rate(text).map(drop),
+            Self::Bandwidth => scalar::bandwidth(text).map(drop),
+            Self::Ip => match text.parse::<std::net::IpAddr>() {
+                Ok(ip) if !ip.is_unspecified() => Ok(()),
+                _ => fault("no IP address", "write an address of this machine, like 192.0.2.10 or 2001:db8::10"),
+            },
+            Self::Tlv => scalar::tlv(text).map(drop),
             Self::Most(seconds, leaf) => {
                 leaf.check(text)?;
                 if scalar::duration(text)?.as_secs() > seconds {
@@ -109,6 +123,9 @@ impl Leaf {
             Self::Duration | Self::Time | Self::Most(..) => scalar::duration(text).ok().map(|d| format!("{d:?}")),
             Self::Size => scalar::size(text).ok().map(|n| n.to_string()),
             Self::Rate => scalar::rate(text).ok().map(|(n, per)| format!("{n} in {per:?}")),
+            Self::Bandwidth => scalar::bandwidth(text).ok().map(|n| n.to_string()),
+            Self::Ip => text.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_canonical().to_string()),
+            Self::Tlv => scalar::tlv(text).ok().map(|tlv| format!("{tlv:?}")),
             Self::Integer(min, max) => scalar::integer(text, min, max).ok().map(|n| n.to_string()),
             Self::Share => scalar::share(text).ok().map(|n| n.to_string()),
             Self::Mode => scalar::mode(text).ok().map(|n| n.to_string()),
@@ -132,6 +149,9 @@ impl Leaf {
             Self::Duration | Self::Time | Self::Most(..) => "duration".into(),
             Self::Size => "size".into(),
             Self::Rate => "rate".into(),
+            Self::Bandwidth => "bytes in a second".into(),
+            Self::Ip => "IP address".into(),
+            Self::Tlv => "name or number of a TLV".into(),
             Self::Integer(min, max) => format!("number from {min} to {max}"),
             Self::Share => "share".into(),
             Self::Switch => "`on` or `off`".into(),
@@ -172,6 +192,9 @@ impl Leaf {
             }
             Self::Size => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
             Self::Rate => whole("\\d+/[smh]"),
+            Self::Bandwidth => whole("\\d+(?:B|[kKMG]B|[KMG]iB)/s"),
+            Self::Ip => whole("[0-9a-fA-F.:]+"),
+            Self::Tlv => whole("all|authority|alpn|unique_id|ssl|netns|0x[0-9a-fA-F]{2}"),
             Self::Integer(..) => whole("\\d+"),
             Self::Share => whole("\\d+(?:\\.\\d+)?%"),
             Self::Switch => whole("on|off"),
@@ -215,20 +238,6 @@ fn prefix(text: &str) -> Result<(), Fault> {
 /// Whether it can only be meant as the name of a list.
 pub(crate) fn looks_like_a_name(text: &str) -> bool {
     !text.contains(['/', ':']) && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-}
-
-/// A range, or an address as the range that holds it alone. `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
-pub(crate) fn parse_prefix(text: &str) -> Option<floodway_policy::Prefix> {
-    let net = match text.parse::<ipnet::IpNet>() {
-        Ok(net) => net,
-        Err(_) => ipnet::IpNet::from(text.parse::<std::net::IpAddr>().ok()?),
-    };
-    match (net.addr().to_canonical(), net.prefix_len()) {
-        (std::net::IpAddr::V4(ip), bits) if net.addr().is_ipv6() => {
-            ipnet::IpNet::new(ip.into(), bits.checked_sub(96)?).ok()
-        }
-        _ => Some(net),
-    }
 }
 
 /// `a`, `b` or `c`.

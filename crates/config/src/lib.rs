@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 pub use address::{Address, BindAddress};
 pub use effective::effective;
+pub use floodway_policy::{Prefix, parse_prefix};
 pub use load::{Files, OneText};
 pub use plan::{Change, Field, ObjectKind, Op, Plan};
 pub use problem::{Problem, Problems, Severity};
@@ -42,12 +43,13 @@ pub use spec::*;
 /// # Errors
 /// Every problem found, in the order of the files, if at least one of them is an error.
 pub fn read(path: &std::path::Path, files: &dyn Files, limits: &Limits) -> Result<Checked, Rejected> {
-    let load::Loaded { root, sources, mut problems } = load::load(path, files);
-    let built = root.map(|root| (build::build(&root, &sources, limits, &mut problems), root));
+    let load::Loaded { root, sources, mut problems, lists } = load::load(path, files);
+    let built = root.map(|root| (build::build(&root, &sources, &lists, limits, &mut problems), root));
     problems.sort();
     match built {
         Some((config, root)) if !problems.has_errors() => {
-            Ok(Checked { config: Arc::new(config), warnings: problems, sources, root })
+            let lists = lists.into_iter().map(|(path, list)| (path, list.contents)).collect();
+            Ok(Checked { config: Arc::new(config), warnings: problems, sources, root, lists })
         }
         _ => Err(Rejected { problems, sources }),
     }
@@ -82,6 +84,8 @@ pub struct Checked {
     pub sources: Sources,
     /// The tree that it was built from, for [`effective`] and [`Plan`].
     root: tree::Node,
+    /// What tells the files of its lists from others.
+    lists: std::collections::BTreeMap<std::path::PathBuf, load::Contents>,
 }
 
 /// A configuration that cannot be used.

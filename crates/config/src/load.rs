@@ -1,10 +1,15 @@
 //! From files to one tree: `include`, `${…}`, `x-*`, `defaults`, and the shape of it all.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use floodway_balance::hash;
+use floodway_policy::{Prefix, parse_list};
+
+use crate::address::ORIGINAL;
 use crate::shape::{Checker, complete, merge};
 use crate::table::{ENDPOINT, Kind, LISTENER, POOL, TOP};
-use crate::tree::{self, Node, Value, Word};
+use crate::tree::{self, Node, Origin, Value, Word};
 use crate::{Problem, Problems, Sources, Span};
 
 /// What the outside world has to say. Whoever calls brings it: this crate opens nothing.
@@ -48,24 +53,45 @@ pub(crate) struct Loaded {
     pub(crate) root: Option<Node>,
     pub(crate) sources: Sources,
     pub(crate) problems: Problems,
+    pub(crate) lists: ListFiles,
+}
+
+/// What the files of `lists` hold, by their path.
+pub(crate) type ListFiles = BTreeMap<PathBuf, ListFile>;
+
+/// A file of address ranges.
+pub(crate) struct ListFile {
+    pub(crate) ranges: Vec<Prefix>,
+    pub(crate) contents: Contents,
+}
+
+/// What tells a file of ranges from another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) ranges: usize,
+    digest: u64,
 }
 
 /// Reads `path` and what it includes, and brings it to the form of the table. No name is resolved yet.
 pub(crate) fn load(path: &Path, files: &dyn Files) -> Loaded {
-    let mut loader = Loader { files, sources: Sources::default(), problems: Problems::default() };
+    let mut loader =
+        Loader { files, sources: Sources::default(), problems: Problems::default(), lists: ListFiles::default() };
     let root = loader.file(path, None).map(|root| {
         let root = loader.include(root);
         let root = without_extensions(root);
         let root = loader.interpolate(root);
-        loader.shape(root)
+        let root = loader.shape(root);
+        loader.read_lists(&root);
+        root
     });
-    Loaded { root, sources: loader.sources, problems: loader.problems }
+    Loaded { root, sources: loader.sources, problems: loader.problems, lists: loader.lists }
 }
 
 struct Loader<'a> {
     files: &'a dyn Files,
     sources: Sources,
     problems: Problems,
+    lists: ListFiles,
 }
 
 impl Loader<'_> {
@@ -205,6 +231,43 @@ impl Loader<'_> {
         None
     }
 
+    /// Reads the files that `lists` name.
+    fn read_lists(&mut self, root: &Node) {
+        let lists = root.get("lists").map(Node::entries).unwrap_or_default();
+        for at in lists.iter().flat_map(|(_, list)| list.items()).filter_map(|item| item.get("file")) {
+            let Some(path) = at.text().map(|text| self.sources.resolve(at.span, text)) else { continue };
+            if self.lists.contains_key(&path) {
+                continue;
+            }
+            match self.files.read(&path) {
+                Ok(text) => self.read_list(path, text),
+                Err(why) => {
+                    let problem = Problem::error(at.span, format!("cannot read {}: {why}", path.display()));
+                    self.problems.add(problem.help("a list is a file of ranges, one a line"));
+                }
+            }
+        }
+    }
+
+    fn read_list(&mut self, path: PathBuf, text: String) {
+        match parse_list(text.as_bytes()) {
+            Ok(ranges) => {
+                let contents = Contents { ranges: ranges.len(), digest: hash::of(text.as_bytes()) };
+                self.lists.insert(path, ListFile { ranges, contents });
+            }
+            Err(faults) => {
+                let file = self.sources.add(&path, text);
+                for fault in &faults.first {
+                    let span = self.sources.line(file, fault.line);
+                    self.problems.add(Problem::error(span, format!("`{}` is no range", fault.text)).help(fault.reason));
+                }
+                if let Some(more) = faults.count.checked_sub(faults.first.len()).filter(|more| *more > 0) {
+                    self.problems.add(Problem::nowhere(format!("{}: {more} more lines like these", path.display())));
+                }
+            }
+        }
+    }
+
     /// Checks, lays objects over their `defaults`, completes.
     fn shape(&mut self, root: Node) -> Node {
         let key = Word { text: "the configuration".into(), span: root.span };
@@ -225,7 +288,30 @@ impl Loader<'_> {
         if let Value::Map(entries) = &mut root.value {
             entries.retain(|(k, _)| k.text != "defaults");
         }
+        add_original_destination(&mut root);
         complete(&key, root, &Kind::Section(&TOP), TOP.what, &mut self.problems)
+    }
+}
+
+/// `forward: original_destination` is a pool with that one endpoint, unless there is one of the name.
+fn add_original_destination(root: &mut Node) {
+    let listeners = root.get("listeners").map(Node::entries).unwrap_or_default();
+    let forwards = listeners.iter().filter_map(|(_, listener)| listener.get("forward"));
+    let Some(span) = forwards.filter(|f| f.text() == Some(ORIGINAL)).map(|f| f.span).next() else { return };
+    let Value::Map(entries) = &mut root.value else { return };
+    let word = |text: &'static str| Word { text: text.into(), span };
+    let built_in = |value: Value| Node { value, span, origin: Origin::BuiltIn, typed: None };
+    if !entries.iter().any(|(k, _)| k.text == "pools") {
+        entries.push((word("pools"), built_in(Value::Map(Vec::new()))));
+    }
+    for (_, pools) in entries.iter_mut().filter(|(k, _)| k.text == "pools") {
+        if let Value::Map(pools) = &mut pools.value
+            && !pools.iter().any(|(k, _)| k.text == ORIGINAL)
+        {
+            let address = (word("address"), built_in(Value::Text(ORIGINAL.into())));
+            let endpoints = built_in(Value::List(vec![built_in(Value::Map(vec![address]))]));
+            pools.push((word(ORIGINAL), built_in(Value::Map(vec![(word("endpoints"), endpoints)]))));
+        }
     }
 }
 

@@ -97,13 +97,40 @@ impl Plan {
     /// What changes from `old` to `new`.
     #[must_use]
     pub fn between(old: &Checked, new: &Checked) -> Self {
-        let (old, new) = (objects(&old.root), objects(&new.root));
-        let names: BTreeSet<&Identity<'_>> = old.keys().chain(new.keys()).collect();
-        let changes = names.into_iter().filter_map(|id| change(id, old.get(id), new.get(id)));
+        let (before, after) = (objects(&old.root), objects(&new.root));
+        let names: BTreeSet<&Identity<'_>> = before.keys().chain(after.keys()).collect();
+        let changes = names.into_iter().filter_map(|id| change(id, before.get(id), after.get(id)));
         let mut plan = Self { changes: changes.collect() };
+        plan.look_into_files(old, new);
         plan.sort();
-        plan.follow_lists(&new);
+        plan.follow_lists(&after);
         plan
+    }
+
+    /// A list whose file says the same by another text is changed as well.
+    fn look_into_files(&mut self, old: &Checked, new: &Checked) {
+        for (word, list) in new.root.get("lists").map(Node::entries).unwrap_or_default() {
+            for at in list.items().iter().filter_map(|item| item.get("file")) {
+                let Some(path) = at.text().map(|text| new.sources.resolve(at.span, text)) else { continue };
+                let (Some(before), Some(after)) = (old.lists.get(&path), new.lists.get(&path)) else { continue };
+                if before == after {
+                    continue;
+                }
+                let shown = |ranges: usize| Some(format!("{ranges} ranges"));
+                let name = format!("file {}", path.display());
+                let field = Field { name, from: shown(before.ranges), to: shown(after.ranges) };
+                match self.changes.iter_mut().find(|c| c.kind == ObjectKind::List && c.name == word.text) {
+                    Some(change) if change.op == Op::Change => change.fields.push(field),
+                    Some(_) => {}
+                    None => self.changes.push(Change {
+                        op: Op::Change,
+                        kind: ObjectKind::List,
+                        name: word.text.to_string(),
+                        fields: vec![field],
+                    }),
+                }
+            }
+        }
     }
 
     /// Whether nothing changes.
@@ -176,8 +203,11 @@ impl Object<'_> {
         match self.node.value {
             // A list of ranges, whose order says nothing.
             Value::List(_) => {
-                let ranges = self.node.items().iter().filter_map(|i| i.get("range").and_then(Node::text));
-                let mut ranges: Vec<String> = ranges.map(|text| Leaf::Prefix.meaning(text)).collect();
+                let item = |i: &Node| match (i.get("range").and_then(Node::text), i.get("file").and_then(Node::text)) {
+                    (Some(range), _) => Some(Leaf::Prefix.meaning(range)),
+                    (None, file) => Some(format!("file {}", file?)),
+                };
+                let mut ranges: Vec<String> = self.node.items().iter().filter_map(item).collect();
                 ranges.sort();
                 let value = Shown {
                     meant: ranges.join(", "),

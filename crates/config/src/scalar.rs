@@ -74,6 +74,37 @@ pub(crate) fn rate(text: &str) -> Result<(u32, Duration), Fault> {
     }
 }
 
+/// `10MiB/s`, in bytes.
+pub(crate) fn bandwidth(text: &str) -> Result<u64, Fault> {
+    const BANDWIDTH: &str = "write a size a second: 64KiB/s, 10MiB/s, 1GB/s";
+    let bytes = text.strip_suffix("/s").and_then(|bytes| size(bytes).ok());
+    match bytes {
+        Some(1024..) => Ok(bytes.unwrap_or_default()),
+        Some(_) => fault("less than 1KiB/s", BANDWIDTH),
+        None => fault("no size a second", BANDWIDTH),
+    }
+}
+
+/// The types of TLVs that have a name here (proxy-protocol.txt, 2.2).
+const TLVS: [(&str, u8); 5] =
+    [("alpn", 0x01), ("authority", 0x02), ("unique_id", 0x05), ("ssl", 0x20), ("netns", 0x30)];
+
+/// `authority`, `0xE3`; `all` is `None`.
+pub(crate) fn tlv(text: &str) -> Result<Option<u8>, Fault> {
+    if text == "all" {
+        return Ok(None);
+    }
+    let named = TLVS.iter().find(|(name, _)| *name == text).map(|&(_, kind)| kind);
+    let own = text.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|k| *k >= 0xe0);
+    match named.or(own) {
+        Some(kind) => Ok(Some(kind)),
+        None => fault(
+            "no TLV that is passed on",
+            "write `authority`, `alpn`, `unique_id`, `ssl`, `netns`, `all`, or a type from 0xE0 to 0xFF",
+        ),
+    }
+}
+
 /// `50494e470d0a`, `50 49 4e 47`: bytes, two digits each.
 pub(crate) fn hex(text: &str) -> Result<Vec<u8>, Fault> {
     let digits: Vec<u8> = text.bytes().filter(|b| !matches!(b, b' ' | b':')).collect();

@@ -34,6 +34,15 @@ impl Sources {
         u32::try_from(self.0.len() - 1).unwrap_or(u32::MAX)
     }
 
+    /// Line `number` of a file, from 1.
+    pub(crate) fn line(&self, file: u32, number: usize) -> Span {
+        let text = self.text(file);
+        let before: usize = text.split_inclusive('\n').take(number.saturating_sub(1)).map(str::len).sum();
+        let length = text[before..].lines().next().map_or(0, |line| line.trim_end().len());
+        let at = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Span { file, start: at(before), end: at(before + length), line: at(number), column: 1 }
+    }
+
     pub(crate) fn text(&self, file: u32) -> &str {
         self.0.get(file as usize).map_or("", |s| &s.text)
     }

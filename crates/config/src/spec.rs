@@ -1,6 +1,7 @@
 //! A sound configuration, as plain values.
 
 use std::borrow::Borrow;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
 use floodway_judge::{Ask, EjectionRules, MembershipRules, Rules, Source};
-use floodway_policy::{Access, Prefix, SourcePrefix};
+use floodway_policy::{Access, SourcePrefix};
 
 use crate::{Address, BindAddress};
 
@@ -29,6 +30,20 @@ pub struct Config {
     pub log: Log,
     /// The process.
     pub runtime: Runtime,
+}
+
+impl Config {
+    /// Whether it asks for what only CAP_NET_ADMIN allows while the process runs: addresses that are not ours, and marks.
+    #[must_use]
+    pub fn needs_net_admin(&self) -> bool {
+        let marks = |options: &TcpOptions| options.mark.is_some();
+        self.pools
+            .iter()
+            .any(|p| p.connect_from == ConnectFrom::Client || p.tcp.as_ref().is_some_and(|tcp| marks(&tcp.options)))
+            || self.listeners.iter().any(|l| {
+                marks(&l.tcp.options) || l.bind.iter().any(|b| matches!(b, Bind::Tcp { transparent: true, .. }))
+            })
+    }
 }
 
 /// A pool of the same [`Config`], by its place.
@@ -62,6 +77,16 @@ pub struct Listener {
     pub max_sessions: Option<u32>,
     /// Most sessions a source.
     pub per_source: Option<PerSource>,
+    /// Most new connections in a time.
+    pub rate: Option<(u32, Duration)>,
+    /// Most bytes a second each way, over all sessions.
+    pub bandwidth: Option<u64>,
+    /// Most bytes a second each way, for each session.
+    pub session_bandwidth: Option<u64>,
+    /// Who is believed to tell of the client; `None` reads no header.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// What becomes of connections that are turned away.
+    pub when_refused: WhenRefused,
     /// The client's side.
     pub timeouts: ClientTimeouts,
     /// Socket options.
@@ -79,6 +104,8 @@ pub enum Bind {
         address: BindAddress,
         /// Whether the address may be one that the machine does not have (yet).
         freebind: bool,
+        /// Whether connections to addresses of other machines are taken, which a rule of the firewall leads here.
+        transparent: bool,
         /// Only through this network interface.
         interface: Option<String>,
         /// Connections that may wait to be accepted.
@@ -97,15 +124,42 @@ pub enum Bind {
     },
 }
 
-/// How many sessions each source may have.
+/// How much each source may have.
 #[derive(Clone, Debug)]
 pub struct PerSource {
     /// Sessions at a time.
-    pub max_sessions: u32,
+    pub max_sessions: Option<u32>,
+    /// New sessions in a time.
+    pub rate: Option<(u32, Duration)>,
+    /// Bytes a second each way.
+    pub bandwidth: Option<u64>,
     /// What counts as one source.
     pub prefix: SourcePrefix,
     /// Who is not counted.
-    pub exempt: Vec<Prefix>,
+    pub exempt: Access,
+}
+
+/// Who comes through another proxy.
+#[derive(Clone, Debug)]
+pub struct AcceptProxy {
+    /// Those that are believed.
+    pub from: Access,
+    /// Whether others are clients of their own; else they are turned away.
+    pub others_are_plain: bool,
+}
+
+/// What becomes of a connection that is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenRefused {
+    /// It is reset.
+    Reject,
+    /// It is held without an answer first.
+    Tarpit {
+        /// How long.
+        time: Duration,
+        /// How many at a time.
+        most: u32,
+    },
 }
 
 /// Timeouts of the client's side. `None` is never.
@@ -117,27 +171,57 @@ pub struct ClientTimeouts {
     pub half_close: Duration,
     /// From the session's begin.
     pub lifetime: Option<Duration>,
+    /// For the client's first bytes, where they must be known.
+    pub sniff: Duration,
 }
 
-/// Socket options of a listener; all but keepalive and those of listening hold for the connections to endpoints too.
-#[derive(Clone, Copy, Debug)]
+/// Socket options of a listener.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tcp {
     /// `None` is off.
     pub keepalive: Option<Keepalive>,
-    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT); `None` is the kernel's own.
-    pub user_timeout: Option<Duration>,
     /// Length of the queue for fast open (RFC 7413); `None` is off.
     pub fast_open: Option<u32>,
     /// Whether clients may use several paths (RFC 8684).
     pub mptcp: bool,
-    /// Bytes; `None` lets the kernel choose.
+    /// For both sides, where the pool has none of its own.
+    pub options: TcpOptions,
+}
+
+/// Socket options of connections to endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointTcp {
+    /// Whether the first bytes may travel with the SYN.
+    pub fast_open: bool,
+    /// Only through this network interface.
+    pub interface: Option<String>,
+    /// What both sides know.
+    pub options: TcpOptions,
+}
+
+/// Socket options that clients' connections and those to endpoints have alike. `None` leaves what the kernel has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TcpOptions {
+    /// How long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
+    pub user_timeout: Option<Duration>,
+    /// Bytes (SO_SNDBUF).
     pub send_buffer: Option<u32>,
-    /// Bytes; `None` lets the kernel choose.
+    /// Bytes (SO_RCVBUF).
     pub receive_buffer: Option<u32>,
+    /// Congestion control, by its name.
+    pub congestion: Option<String>,
+    /// Longest segment in bytes.
+    pub mss: Option<u32>,
+    /// Class of service, 0 to 63.
+    pub dscp: Option<u32>,
+    /// SO_MARK.
+    pub mark: Option<u32>,
+    /// Bytes that may wait unsent.
+    pub notsent_lowat: Option<u32>,
 }
 
 /// Keepalive probes (tcp(7)).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Keepalive {
     /// Silence before the first probe.
     pub idle: Duration,
@@ -192,6 +276,37 @@ pub struct Pool {
     pub retries: u32,
     /// How sessions leave an endpoint.
     pub drain: Drain,
+    /// What endpoints are told of the client first.
+    pub send_proxy: Option<SendProxy>,
+    /// The address that endpoints see.
+    pub connect_from: ConnectFrom,
+    /// Socket options; `None` is those of the listener.
+    pub tcp: Option<EndpointTcp>,
+}
+
+/// The PROXY protocol towards endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2 {
+        /// The types of what is passed on; `None` is all that came.
+        tlvs: Option<Vec<u8>>,
+        /// Whether with a CRC32c.
+        checksum: bool,
+    },
+}
+
+/// The address that endpoints see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectFrom {
+    /// Whichever the kernel chooses.
+    Any,
+    /// The client's.
+    Client,
+    /// These, in turn.
+    Addresses(Vec<IpAddr>),
 }
 
 /// Endpoints that a source gives, and what they are where the source does not tell.
@@ -349,6 +464,17 @@ pub enum NoneFit {
     TryAll,
     /// Another pool takes it. There is no cycle of these.
     Pool(PoolId),
+}
+
+impl NoneFit {
+    /// The pool that takes over, if one does.
+    #[must_use]
+    pub fn fallback(self) -> Option<PoolId> {
+        match self {
+            Self::Pool(id) => Some(id),
+            Self::Refuse | Self::TryAll => None,
+        }
+    }
 }
 
 /// Where a log goes.

@@ -96,7 +96,9 @@ const fn section(what: &'static str, keys: &'static [Key]) -> Section {
 }
 
 use Kind::{Choice, List, Named, OffOr, TextOr};
-use Leaf::{Duration, Integer, Name, Or, Path, Prefix, Rate, Share, Size, Socket, Switch, Text, Time, Word};
+use Leaf::{
+    Bandwidth, Duration, Integer, Name, Or, Path, Prefix, Rate, Share, Size, Socket, Switch, Text, Time, Tlv, Word,
+};
 
 const MANY: Leaf = Integer(1, 1_000_000_000);
 const OFF: &[&str] = &["off"];
@@ -144,7 +146,11 @@ static LIST_ITEM: Section = Section {
     what: "an item of a list",
     keys: &[
         Key::new("range", Kind::Leaf(Prefix), "An address range, or one address."),
-        Key::later("file", "A file of ranges, watched."),
+        Key::new(
+            "file",
+            Kind::Leaf(Path),
+            "A file of ranges, one a line, `#` for comments; watched, up to millions of lines.",
+        ),
     ],
     one_of: &["range", "file"],
 };
@@ -160,8 +166,18 @@ pub(crate) static LISTENER: Section = Section {
         Key::new("timeouts", Kind::Section(&CLIENT_TIMEOUTS), "The client's side.").or("{}"),
         Key::new("tcp", Kind::Section(&TCP), "Socket options.").or("{}"),
         Key::new("forward", Kind::Leaf(Name), "The pool that takes what comes in."),
+        Key::new(
+            "accept_proxy",
+            Kind::Section(&ACCEPT_PROXY),
+            "Who comes through another proxy, which tells of the client by the PROXY protocol, v1 or v2.",
+        ),
+        Key::new(
+            "when_refused",
+            Choice(WHEN_REFUSED),
+            "What becomes of a connection that `access` or a limit turns away.",
+        )
+        .or("reject"),
         Key::later("routes", "Which pool takes what."),
-        Key::later("accept_proxy", "PROXY protocol from clients."),
         Key::later("tls", "Ends TLS here."),
         Key::later("udp", "What one UDP flow is."),
         Key::later("http", "Speaks HTTP."),
@@ -179,6 +195,11 @@ static BIND: Section = Section {
             "`0.0.0.0:80`, `\"[::1]:80\"`, `\":80\"` for all IPv4 and IPv6, `\":7000-7010\"` for a range. Port 0 is any free one.",
         ),
         Key::new("unix", Kind::Leaf(Path), "A unix stream socket."),
+        Key::new(
+            "transparent",
+            Kind::Leaf(Switch),
+            "Takes connections to addresses that are not this machine's, which a TPROXY rule of the firewall leads here (IP_TRANSPARENT).",
+        ),
         Key::new("freebind", Kind::Leaf(Switch), "The address need not exist yet (IP_FREEBIND)."),
         Key::new("interface", Kind::Leaf(Text), "Only through this network interface."),
         Key::new(
@@ -192,6 +213,42 @@ static BIND: Section = Section {
     ],
     one_of: &["address", "unix"],
 };
+
+static ACCEPT_PROXY: Section = section(
+    "`accept_proxy`",
+    &[
+        Key::new(
+            "from",
+            List(&Kind::Leaf(Prefix)),
+            "Ranges or names of lists of the proxies that are believed. Behind a unix socket everybody is: its file says who may connect.",
+        )
+        .required(),
+        Key::new(
+            "others",
+            Kind::Leaf(Word(&["reject", "plain"], &[])),
+            "Who connects from elsewhere: `reject`, or `plain`, a client of its own of which no header is read.",
+        )
+        .or("reject"),
+    ],
+);
+
+static WHEN_REFUSED: &[Key] = &[
+    Key::new("reject", Kind::Section(&NOTHING), "It is reset at once."),
+    Key::new("tarpit", Kind::Section(&TARPIT), "It is held without an answer for a time, and then reset."),
+];
+
+static TARPIT: Section = section(
+    "`tarpit`",
+    &[
+        Key::new("time", Kind::Leaf(Time), "How long.").or("10s"),
+        Key::new(
+            "most",
+            Kind::Leaf(Integer(1, 1_000_000)),
+            "How many are held at a time, at the most; one more is reset at once. They count in `runtime.max_sessions`.",
+        )
+        .or("1000"),
+    ],
+);
 
 static ACCESS: Section = section(
     "an access list",
@@ -210,8 +267,9 @@ static LISTENER_LIMITS: Section = section(
     &[
         Key::new("sessions", Kind::Leaf(MANY), "Most sessions at a time; one more is reset and counted."),
         Key::new("per_source", Kind::Section(&PER_SOURCE), "For each source."),
-        Key::later("rate", "Most new sessions in a time."),
-        Key::later("bandwidth", "Most bytes in a time."),
+        Key::new("rate", Kind::Leaf(Rate), "Most new connections in a time; one more is reset and counted."),
+        Key::new("bandwidth", Kind::Leaf(Bandwidth), "Most bytes in a time, each way; sessions wait."),
+        Key::new("per_session", Kind::Section(&PER_SESSION), "For each session."),
     ],
 );
 
@@ -221,9 +279,15 @@ static PER_SOURCE: Section = section(
         Key::new("sessions", Kind::Leaf(MANY), "Most sessions of one source at a time."),
         Key::new("prefix", Kind::Section(&SOURCE_PREFIX), "How much of an address makes a source.").or("{}"),
         Key::new("exempt", List(&Kind::Leaf(Prefix)), "Ranges or names of lists that are not counted."),
-        Key::later("rate", "Most new sessions of one source in a time."),
+        Key::new("rate", Kind::Leaf(Rate), "Most new sessions of one source in a time."),
+        Key::new("bandwidth", Kind::Leaf(Bandwidth), "Most bytes of one source in a time, each way."),
         Key::later("datagrams", "Most datagrams of one source in a time."),
     ],
+);
+
+static PER_SESSION: Section = section(
+    "`per_session`",
+    &[Key::new("bandwidth", Kind::Leaf(Bandwidth), "Most bytes of one session in a time, each way.").required()],
 );
 
 static SOURCE_PREFIX: Section = section(
@@ -245,7 +309,12 @@ static CLIENT_TIMEOUTS: Section = section(
             "From the session's begin; up to a tenth earlier, so that sessions do not end together.",
         )
         .or("off"),
-        Key::later("sniff", "For the client's first bytes, where a route needs them."),
+        Key::new(
+            "sniff",
+            Kind::Leaf(Time),
+            "For the client's first bytes where they must be known: the header of `accept_proxy`.",
+        )
+        .or("5s"),
     ],
 );
 
@@ -264,6 +333,69 @@ static TCP: Section = section(
         Key::new("mptcp", Kind::Leaf(Switch), "Multipath TCP for clients.").or("off"),
         Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),
         Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto"),
+        CONGESTION,
+        MSS,
+        DSCP,
+        MARK,
+        NOTSENT_LOWAT,
+    ],
+);
+
+const CONGESTION: Key =
+    Key::new("congestion", Kind::Leaf(Name), "Congestion control, as the kernel names it: `cubic`, `bbr`.");
+const MSS: Key = Key::new("mss", Kind::Leaf(Integer(88, 32_767)), "Longest segment, in bytes (TCP_MAXSEG).");
+const DSCP: Key = Key::new("dscp", Kind::Leaf(Integer(0, 63)), "Class of service of what is sent (RFC 2474).");
+const MARK: Key = Key::new(
+    "mark",
+    Kind::Leaf(Integer(0, 0xffff_ffff)),
+    "Mark of what is sent, for routing and firewall (SO_MARK); needs CAP_NET_ADMIN.",
+);
+const NOTSENT_LOWAT: Key = Key::new(
+    "notsent_lowat",
+    Kind::Leaf(Size),
+    "Bytes that may wait unsent in the kernel (TCP_NOTSENT_LOWAT): less holds what is sent fresh.",
+);
+
+static ENDPOINT_TCP: Section = section(
+    "a pool's `tcp`",
+    &[
+        Key::new(
+            "user_timeout",
+            Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),
+            "How long sent data may stay unacknowledged; at most 24 days.",
+        )
+        .or("off"),
+        Key::new(
+            "fast_open",
+            Kind::Leaf(Switch),
+            "The first bytes travel with the SYN, where the endpoint allows it and bytes are there (TCP_FASTOPEN_CONNECT).",
+        )
+        .or("off"),
+        Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),
+        Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto"),
+        CONGESTION,
+        MSS,
+        DSCP,
+        MARK,
+        NOTSENT_LOWAT,
+        Key::new("interface", Kind::Leaf(Text), "Only through this network interface (SO_BINDTODEVICE)."),
+    ],
+);
+
+static SEND_PROXY: &[Key] = &[
+    Key::new("v1", Kind::Section(&NOTHING), "A line of text."),
+    Key::new("v2", Kind::Section(&SEND_PROXY_2), "Binary, with whatever else is to be told."),
+];
+
+static SEND_PROXY_2: Section = section(
+    "`v2`",
+    &[
+        Key::new(
+            "tlvs",
+            List(&Kind::Leaf(Tlv)),
+            "What is passed on of what the client's proxy told, or of its TLS: `authority`, `alpn`, `unique_id` (made where none came), `ssl`, `netns`, a type of one's own like `0xE0`, or `all`.",
+        ),
+        Key::new("checksum", Kind::Leaf(Switch), "With a CRC32c over the header.").or("off"),
     ],
 );
 
@@ -331,8 +463,21 @@ pub(crate) static POOL: Section = section(
             "How sessions leave an endpoint that is drained, disabled or removed.",
         )
         .or("{}"),
-        Key::later("send_proxy", "PROXY protocol to endpoints."),
-        Key::later("connect_from", "The address that endpoints see."),
+        Key::new(
+            "send_proxy",
+            Choice(SEND_PROXY),
+            "Tells endpoints of the client by the PROXY protocol. Checks of their own port send LOCAL.",
+        ),
+        Key::new(
+            "connect_from",
+            List(&Kind::Leaf(Or(&["client"], &Leaf::Ip))),
+            "The address that endpoints see: `client` (IP_TRANSPARENT), or addresses of this machine, in turn.",
+        ),
+        Key::new(
+            "tcp",
+            Kind::Section(&ENDPOINT_TCP),
+            "Socket options towards endpoints; without, those of the listener.",
+        ),
         Key::later("tls", "TLS to endpoints."),
         Key::later("http", "HTTP to endpoints."),
     ],

@@ -56,6 +56,10 @@ pub(crate) enum Command {
     Reset(ResetArgs),
     /// Let the tiers of a pool that have fallen serve again
     Failback(FailbackArgs),
+    /// Turn clients of an address range away for a time, and end the sessions that they have
+    Ban(BanArgs),
+    /// Let banned clients come again
+    Unban(UnbanArgs),
     /// End one session
     Close(CloseArgs),
     /// Watch it work: three endpoints, a balancer and live traffic; one endpoint is stopped and comes back
@@ -296,6 +300,36 @@ pub(crate) struct ResetArgs {
 pub(crate) struct FailbackArgs {
     /// Which pool
     pub(crate) pool: String,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BanArgs {
+    /// Whom: a range, or one address
+    #[arg(value_name = "CIDR")]
+    pub(crate) range: String,
+    /// Which listener
+    #[arg(long, value_name = "NAME")]
+    pub(crate) listener: String,
+    /// For this time only
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::commands::live::duration)]
+    pub(crate) for_time: Option<std::time::Duration>,
+    /// Why: shown by `status`
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UnbanArgs {
+    /// Whom: as it was banned
+    #[arg(value_name = "CIDR")]
+    pub(crate) range: String,
+    /// Which listener
+    #[arg(long, value_name = "NAME")]
+    pub(crate) listener: String,
     #[command(flatten)]
     pub(crate) live: LiveArgs,
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, SessionFilter, error, view};
-use floodway_config::{Checked, Plan, Rejected};
+use floodway_admin::{Answer, Asked, Call, Caller, EndpointChange, NewBan, SessionFilter, error, view};
+use floodway_config::{Checked, Plan, Rejected, parse_prefix};
 use floodway_runtime::{ByHand, Fate, Running, SessionDetail, SessionInfo};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -436,6 +436,8 @@ impl Control {
                 }
                 false => error(404, &format!("there is no pool `{pool}`")),
             },
+            Call::Ban { listener, ban } => self.ban(&listener, &ban, by).await,
+            Call::LiftBan { listener, range } => self.lift_ban(&listener, &range, by),
             Call::TakeOver(stream) => self.begin_take_over(stream, by),
             Call::Explain { listener, source } => {
                 let shared = self.running.shared();
@@ -563,11 +565,47 @@ impl Control {
         (200, json!({ "reset": count }))
     }
 
+    async fn ban(&mut self, listener: &str, ban: &NewBan, by: Caller) -> Answer {
+        let Some(range) = parse_prefix(&ban.range) else {
+            return error(400, &format!("`{}` is no address range, like 192.0.2.0/24 or 2001:db8::1", ban.range));
+        };
+        let time = ban.for_seconds.map(Duration::from_secs);
+        let reason = ban.reason.as_deref().unwrap_or_default();
+        let Some(ended) = self.running.ban(listener, range, time, reason).await else {
+            return error(404, &format!("there is no listener `{listener}`"));
+        };
+        tracing::info!(
+            listener,
+            %range,
+            uid = by.uid,
+            for_seconds = ban.for_seconds,
+            reason,
+            ends_sessions = ended,
+            "banned by hand"
+        );
+        let warning = self.keep_state();
+        (200, json!({ "range": range.trunc().to_string(), "ended_sessions": ended, "warning": warning }))
+    }
+
+    fn lift_ban(&mut self, listener: &str, range: &str, by: Caller) -> Answer {
+        let lifted = parse_prefix(range).filter(|range| self.running.lift_ban(listener, *range));
+        let Some(range) = lifted else {
+            return error(404, &format!("listener `{listener}` bans no `{range}`"));
+        };
+        tracing::info!(listener, %range, uid = by.uid, "ban lifted by hand");
+        (200, json!({ "range": range.trunc().to_string(), "warning": self.keep_state() }))
+    }
+
     /// Puts changes by hand in force and keeps them in the state file. Gives what went wrong with the file.
     fn set_by_hand(&mut self, all: floodway_runtime::AllByHand) -> Option<String> {
         self.running.set_by_hand(all);
+        self.keep_state()
+    }
+
+    /// Keeps what was done by hand in the state file. Gives what went wrong with it.
+    fn keep_state(&self) -> Option<String> {
         let path = self.checked.config.admin.as_ref()?.state_file.as_ref()?;
-        let error = state::write(path, self.running.by_hand()).err()?;
+        let error = state::write(path, self.running.by_hand(), &self.running.banned()).err()?;
         let why =
             format!("cannot write `admin.state_file` {}: {error}; a restart will forget the change", path.display());
         tracing::error!("{why}");

@@ -64,6 +64,8 @@ fn main() -> ExitCode {
         Command::Enable(args) => commands::live::enable(&args),
         Command::Weight(args) => commands::live::weight(&args),
         Command::Reset(args) => commands::live::reset(&args),
+        Command::Ban(args) => commands::live::ban(&args),
+        Command::Unban(args) => commands::live::unban(&args),
         Command::Failback(args) => commands::live::failback(&args),
         Command::Close(args) => commands::live::close(&args),
         Command::Schema(args) => commands::reference::schema(&args),

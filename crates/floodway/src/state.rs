@@ -1,4 +1,4 @@
-//! What was changed by hand, kept in a file over restarts (`admin.state_file`).
+//! What was changed and banned by hand, kept in a file over restarts (`admin.state_file`).
 
 use std::io;
 use std::path::Path;
@@ -6,39 +6,74 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use floodway_balance::Admin;
-use floodway_runtime::{AllByHand, ByHand};
+use floodway_config::parse_prefix;
+use floodway_runtime::{AllByHand, Banned, ByHand};
 use serde_json::{Value, json};
+
+/// What the file keeps.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) by_hand: AllByHand,
+    pub(crate) banned: Vec<Banned>,
+}
 
 /// Reads the file; one that is not there says that nothing was changed.
 ///
 /// # Errors
 /// If it is there and cannot be read, or is not what [`write()`] writes.
-pub(crate) fn read(path: &Path) -> anyhow::Result<AllByHand> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<State> {
     let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AllByHand::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
         text => text.with_context(|| format!("cannot read `admin.state_file` {}", path.display()))?,
     };
     let wrong = || format!("`admin.state_file` {} is not what floodway writes: mend it, or remove it", path.display());
     let all: Value = serde_json::from_str(&text).with_context(wrong)?;
     let Some(entries) = all["endpoints"].as_array() else { bail!(wrong()) };
-    entries.iter().map(|entry| entry_from(entry).with_context(wrong)).collect()
+    let by_hand = entries.iter().map(|entry| entry_from(entry).with_context(wrong)).collect::<anyhow::Result<_>>()?;
+    // Files of before there were bans have none.
+    let bans = all["bans"].as_array().into_iter().flatten();
+    let banned = bans.map(|ban| ban_from(ban).with_context(wrong)).collect::<anyhow::Result<_>>()?;
+    Ok(State { by_hand, banned })
 }
 
 /// Writes the file beside, and puts it in place whole.
 ///
 /// # Errors
 /// As the system says.
-pub(crate) fn write(path: &Path, all: &AllByHand) -> io::Result<()> {
-    let endpoints: Vec<Value> = all.iter().map(|((pool, address), hand)| entry(pool, address, hand)).collect();
-    let text = format!("{:#}\n", json!({ "endpoints": endpoints }));
+pub(crate) fn write(path: &Path, by_hand: &AllByHand, banned: &[Banned]) -> io::Result<()> {
+    let endpoints: Vec<Value> = by_hand.iter().map(|((pool, address), hand)| entry(pool, address, hand)).collect();
+    let bans: Vec<Value> = banned.iter().map(ban).collect();
+    let text = format!("{:#}\n", json!({ "endpoints": endpoints, "bans": bans }));
     let beside = path.with_extension("new");
     std::fs::write(&beside, text)?;
     std::fs::File::open(&beside)?.sync_all()?;
     std::fs::rename(&beside, path)
 }
 
+fn seconds(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn ban(banned: &Banned) -> Value {
+    json!({
+        "listener": banned.listener,
+        "range": banned.range.to_string(),
+        "until": banned.until.map(seconds),
+        "reason": banned.reason,
+    })
+}
+
+fn ban_from(ban: &Value) -> anyhow::Result<Banned> {
+    let text = |key: &str| ban[key].as_str();
+    Ok(Banned {
+        listener: text("listener").context("a ban without a listener")?.to_owned(),
+        range: text("range").and_then(parse_prefix).context("a ban without a range")?,
+        until: ban["until"].as_u64().map(|s| UNIX_EPOCH + Duration::from_secs(s)),
+        reason: text("reason").unwrap_or_default().to_owned(),
+    })
+}
+
 fn entry(pool: &str, address: &str, hand: &ByHand) -> Value {
-    let seconds = |moment: SystemTime| moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     json!({
         "pool": pool,
         "address": address,
@@ -92,11 +127,19 @@ mod tests {
             uid: Some(0),
         };
         let all = AllByHand::from([(("pg".into(), "10.0.0.1:5432".into()), hand)]);
-        write(&folder, &all).unwrap();
-        assert_eq!(read(&folder).unwrap(), all);
+        let banned = vec![Banned {
+            listener: "l".into(),
+            range: "192.0.2.0/24".parse().unwrap(),
+            until: Some(UNIX_EPOCH + Duration::from_secs(9)),
+            reason: "noise".into(),
+        }];
+        write(&folder, &all, &banned).unwrap();
+        assert_eq!(read(&folder).unwrap(), State { by_hand: all, banned });
+        std::fs::write(&folder, r#"{ "endpoints": [] }"#).unwrap();
+        assert_eq!(read(&folder).unwrap(), State::default(), "of before there were bans");
         std::fs::write(&folder, "{").unwrap();
         assert!(read(&folder).is_err());
         std::fs::remove_file(&folder).unwrap();
-        assert!(read(&folder).unwrap().is_empty());
+        assert_eq!(read(&folder).unwrap(), State::default());
     }
 }

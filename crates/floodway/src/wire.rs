@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use floodway_admin::{Api, Door, Http, Logs, SessionWriter};
 use floodway_config::{AdminAccess, BindAddress, Checked, Config};
 use floodway_net::{Inherited, ListenOptions, SocketFile, become_user, bind_unix, raise_open_files, set_access};
-use floodway_runtime::{AllByHand, Running, Server, TcpRelay};
+use floodway_runtime::{Running, Server, TcpRelay};
 use sd_notify::NotifyState;
 use tokio::runtime::LocalRuntime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use crate::control::{Control, End, Spare};
 use crate::fd_store::FdStore;
 use crate::handover::Predecessor;
-use crate::state;
+use crate::state::{self, State};
 
 /// Callers that may wait at an admin socket.
 const ADMIN_BACKLOG: u32 = 64;
@@ -44,7 +44,7 @@ pub(crate) enum Start {
 struct Opened {
     server: Server,
     side: Side,
-    by_hand: AllByHand,
+    state: State,
     logs: Logs,
     sessions: SessionWriter,
 }
@@ -87,7 +87,8 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
     let done = event_loop.block_on(async {
         let signals = Signals::new().context("cannot watch for signals")?;
         let logs = Arc::new(opened.logs);
-        let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.by_hand)?;
+        let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.state.by_hand)?;
+        running.ban_again(opened.state.banned);
         running.first_members().await;
         if let Some(predecessor) = &mut predecessor {
             for (pool, why) in running.empty_pools() {
@@ -145,13 +146,13 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
 fn open(checked: &Checked, open_files: u64, inherited: &mut Inherited) -> anyhow::Result<Opened> {
     let config = &checked.config;
     let side = Side::open(config, inherited)?;
-    let by_hand = match config.admin.as_ref().and_then(|a| a.state_file.as_ref()) {
+    let state = match config.admin.as_ref().and_then(|a| a.state_file.as_ref()) {
         Some(path) => state::read(path)?,
-        None => AllByHand::new(),
+        None => State::default(),
     };
     let server = Server::bind(Arc::clone(config), open_files, inherited)?;
     if let Some(user) = &config.runtime.user {
-        become_user(user).with_context(|| format!("cannot become user `{user}`"))?;
+        become_user(user, config.needs_net_admin()).with_context(|| format!("cannot become user `{user}`"))?;
     }
     let (logs, sessions) = Logs::open(&config.log)?;
     // Into the log, so that a fault on a worker does not wait for whoever reads stderr.
@@ -162,7 +163,7 @@ fn open(checked: &Checked, open_files: u64, inherited: &mut Inherited) -> anyhow
             "no admin socket: `floodway status` and the like cannot reach this process; set `admin.socket`"
         );
     }
-    Ok(Opened { server, side, by_hand, logs, sessions })
+    Ok(Opened { server, side, state, logs, sessions })
 }
 
 impl Side {

@@ -12,7 +12,7 @@ use floodway_judge::{Ask, Check, Failure, Outcome, Protocol};
 use crate::{Place, Prober, Target};
 
 pub(crate) fn check(protocol: Protocol) -> Check {
-    Check { port: None, tls: None, protocol }
+    Check { port: None, local: None, tls: None, protocol }
 }
 
 /// Asks once, with time enough.

@@ -75,7 +75,7 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// A connection without TLS.
 pub(crate) async fn open(check: &Ready, target: &Target<'_>) -> Result<Box<dyn Stream>, Failure> {
-    Ok(match (target.socket(check), target.place) {
+    let mut stream: Box<dyn Stream> = match (target.socket(check), target.place) {
         (Some(address), _) => {
             let stream = connect(address).await.map_err(|e| failure(&e))?;
             let _ = stream.set_nodelay(true);
@@ -83,7 +83,11 @@ pub(crate) async fn open(check: &Ready, target: &Target<'_>) -> Result<Box<dyn S
         }
         (None, Place::Unix(path)) => Box::new(UnixStream::connect(path).await.map_err(|e| failure(&e))?),
         (None, Place::Socket(_)) => return Err(Failure::Unreachable("no address".into())),
-    })
+    };
+    if let Some(local) = check.check.local {
+        stream.write_all(local.bytes()).await.map_err(|e| failure(&e))?;
+    }
+    Ok(stream)
 }
 
 /// TLS on `stream`, where the check has it.

@@ -47,7 +47,7 @@ fn checks() -> Vec<Check> {
         Protocol::Exec { command: vec!["sleep".into(), "60".into()] },
     ];
     let over_tls = [Protocol::Tls { min_validity: None }, Protocol::Http(http(true)), Protocol::Tcp(vec![])];
-    let check = |tls: Option<Tls>, protocol| Check { port: None, tls, protocol };
+    let check = |tls: Option<Tls>, protocol| Check { port: None, local: None, tls, protocol };
     let plain = plain.into_iter().map(|p| check(None, p));
     plain.chain(over_tls.into_iter().map(|p| check(tls(), p))).collect()
 }

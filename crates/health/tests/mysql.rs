@@ -131,7 +131,7 @@ fn socket(folder: &TempDir) -> PathBuf {
 }
 
 async fn asked(place: Place<'_>, tls: Option<Tls>, wanted: &Mysql) -> Outcome {
-    let check = Check { port: None, tls, protocol: Protocol::Mysql(wanted.clone()) };
+    let check = Check { port: None, local: None, tls, protocol: Protocol::Mysql(wanted.clone()) };
     let target = Target { place, name: "e", pool: "p" };
     Prober::new(&Ask::One(check)).unwrap().ask(&target, Duration::from_secs(5)).await
 }

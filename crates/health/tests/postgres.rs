@@ -161,7 +161,7 @@ fn check(role: Option<Role>, max_lag: Option<Lag>) -> Check {
 fn by(user: &str, password: &str, role: Option<Role>, max_lag: Option<Lag>) -> Check {
     let login = Login { user: user.into(), password: password.into() };
     let wanted = Postgres { login, database: Some("postgres".into()), role, max_lag };
-    Check { port: None, tls: None, protocol: Protocol::Postgres(wanted) }
+    Check { port: None, local: None, tls: None, protocol: Protocol::Postgres(wanted) }
 }
 
 fn login_fails(why: &str) -> Outcome {

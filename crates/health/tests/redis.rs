@@ -64,7 +64,7 @@ impl Server {
     }
 
     async fn checked(&self, wanted: &Redis) -> Outcome {
-        let check = Check { port: None, tls: None, protocol: Protocol::Redis(wanted.clone()) };
+        let check = Check { port: None, local: None, tls: None, protocol: Protocol::Redis(wanted.clone()) };
         let target = Target { place: Place::Socket(self.address), name: "e", pool: "p" };
         Prober::new(&Ask::One(check)).unwrap().ask(&target, Duration::from_secs(5)).await
     }

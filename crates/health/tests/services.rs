@@ -85,7 +85,7 @@ fn finished(command: &mut Command) {
 }
 
 fn check(protocol: Protocol) -> Check {
-    Check { port: None, tls: None, protocol }
+    Check { port: None, local: None, tls: None, protocol }
 }
 
 async fn ask_at(place: Place<'_>, check: Check) -> Outcome {

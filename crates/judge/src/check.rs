@@ -23,6 +23,15 @@ impl Ask {
         }
     }
 
+    /// Has every check of the endpoint's own port begin with `local`.
+    pub fn begin_with(&mut self, local: Local) {
+        match self {
+            Self::One(check) if check.port.is_none() => check.local = Some(local),
+            Self::One(_) => {}
+            Self::All(asks) | Self::Any(asks) => asks.iter_mut().for_each(|ask| ask.begin_with(local)),
+        }
+    }
+
     /// Whether it asks for a role: then nobody is fit before it has said so.
     #[must_use]
     pub fn names_a_role(&self) -> bool {
@@ -35,10 +44,32 @@ impl Ask {
 pub struct Check {
     /// Another port than the endpoint's own.
     pub port: Option<u16>,
+    /// Sent before everything else, where a connection is made.
+    pub local: Option<Local>,
     /// Over TLS.
     pub tls: Option<Tls>,
     /// What is said and heard.
     pub protocol: Protocol,
+}
+
+/// What a check tells an endpoint that wants the PROXY protocol: it speaks for itself (proxy-protocol.txt, 2.1 and 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Local {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl Local {
+    /// The whole header.
+    #[must_use]
+    pub fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::V1 => b"PROXY UNKNOWN\r\n",
+            Self::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        }
+    }
 }
 
 /// TLS of a check.

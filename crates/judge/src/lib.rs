@@ -14,7 +14,8 @@ mod source;
 mod verdict;
 
 pub use check::{
-    Ask, Check, Dns, Galera, Http, Lag, Login, Mysql, Pattern, Postgres, Protocol, Redis, Role, Sentinel, Step, Tls,
+    Ask, Check, Dns, Galera, Http, Lag, Local, Login, Mysql, Pattern, Postgres, Protocol, Redis, Role, Sentinel, Step,
+    Tls,
 };
 pub use ejection::{Cause, EjectionRules, Ejector};
 pub use membership::{Membership, MembershipRules, Next};

@@ -14,14 +14,17 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::options::{SocketOptions, change};
 use crate::tcp_info::FastOpen;
-use crate::{Peer, Socket, SocketOptions};
+use crate::{Peer, Socket};
 
 /// How a TCP listener is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenOptions {
     /// IP_FREEBIND.
     pub freebind: bool,
+    /// IP_TRANSPARENT: takes connections to addresses that are not ours.
+    pub transparent: bool,
     /// SO_BINDTODEVICE.
     pub interface: Option<String>,
     /// Connections that may wait to be accepted; the kernel caps it at somaxconn.
@@ -59,7 +62,8 @@ impl BindError {
         match error.kind() {
             io::ErrorKind::AddrInUse => Self::InUse(place),
             io::ErrorKind::AddrNotAvailable => Self::NotOurs(place),
-            io::ErrorKind::PermissionDenied => Self::Forbidden(place),
+            // What has no number says itself what is missing.
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => Self::Forbidden(place),
             _ => Self::Other(place, error),
         }
     }
@@ -148,33 +152,10 @@ impl Bound {
         let mut done = Ok(());
         for socket in &self.sockets {
             // A socket that does not know an option listens all the same.
-            let set = if is_tcp { set_options(socket, before, options) } else { Ok(()) };
+            let set = if is_tcp { change(socket, before, options) } else { Ok(()) };
             done = done.and(set).and(rustix::net::listen(socket, queue(options.backlog)).map_err(io::Error::from));
         }
         done
-    }
-}
-
-fn set_options(socket: &OwnedFd, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
-    let was_on = |is_on: fn(&ListenOptions) -> bool| before.is_none_or(is_on);
-    // Not every kind of socket has every option: then there is nothing to turn off.
-    let off = |done: io::Result<()>| match done {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
-        done => done,
-    };
-    let about = socket2::SockRef::from(socket);
-    options.socket.apply(&about)?;
-    if options.socket.keepalive.is_none() && was_on(|b| b.socket.keepalive.is_some()) {
-        off(about.set_keepalive(false))?;
-    }
-    if options.socket.user_timeout.is_none() && was_on(|b| b.socket.user_timeout.is_some()) {
-        off(about.set_tcp_user_timeout(None))?;
-    }
-    match options.fast_open {
-        Some(length) => Ok(setsockopt(&socket.as_fd(), FastOpen, &length)?),
-        // A queue of length 0 takes no data with a SYN.
-        None if was_on(|b| b.fast_open.is_some()) => off(setsockopt(&socket.as_fd(), FastOpen, &0).map_err(Into::into)),
-        None => Ok(()),
     }
 }
 
@@ -269,13 +250,19 @@ fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -
     } else if options.freebind {
         socket.set_freebind_v4(true)?;
     }
+    if options.transparent {
+        // A socket of both families is transparent in both.
+        let done = if address.is_ipv6() { socket.set_ip_transparent_v6(true) } else { Ok(()) };
+        done.and_then(|()| if address.is_ipv4() || both { socket.set_ip_transparent_v4(true) } else { Ok(()) })
+            .map_err(|error| io::Error::new(error.kind(), format!("transparent: {error} (CAP_NET_ADMIN)")))?;
+    }
     if let Some(interface) = &options.interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     if share {
         socket.set_reuse_port(true)?;
     }
-    options.socket.apply(&socket)?;
+    options.socket.apply(&socket, address.is_ipv6())?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
 }

@@ -5,6 +5,7 @@ use std::io;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Pid, Uid, User, initgroups, setgid, setuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_keep_capabilities};
 
 /// Raises the soft limit of open files to the hard one; gives the limit now in force.
 ///
@@ -66,11 +67,12 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Becomes `name`, with its groups, for ever. Must be called before any other thread starts.
+/// Becomes `name`, with its groups, for ever; of what root may do nothing is left, but for CAP_NET_ADMIN (capabilities(7)) where
+/// `keeps_net_admin`. Must be called before any other thread starts.
 ///
 /// # Errors
 /// If there is no such user, or the process may not.
-pub fn become_user(name: &str) -> io::Result<()> {
+pub fn become_user(name: &str, keeps_net_admin: bool) -> io::Result<()> {
     let found = User::from_name(name)?;
     let Some(user) = found else { return Err(io::Error::other(format!("there is no user `{name}`"))) };
     if Uid::effective() == user.uid {
@@ -79,7 +81,16 @@ pub fn become_user(name: &str) -> io::Result<()> {
     let c_name = std::ffi::CString::new(name).map_err(io::Error::other)?;
     initgroups(&c_name, user.gid)?;
     setgid(user.gid)?;
+    set_keep_capabilities(keeps_net_admin)?;
     setuid(user.uid)?;
     debug_assert!(Gid::effective() == user.gid && Uid::current() == user.uid);
+    if keeps_net_admin {
+        let only = CapabilitySet::NET_ADMIN;
+        set_capabilities(
+            None,
+            CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() },
+        )?;
+        set_keep_capabilities(false)?;
+    }
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpFastOpenConnect};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_linger, socket_error};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -16,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::Pipe;
+use crate::options::EndpointOptions;
 use crate::tcp_info::{GetTcpInfo, TCP_CLOSE, TcpFacts};
 
 /// Who is at the other end.
@@ -202,6 +205,59 @@ impl Socket {
         Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
+    /// Where the client wanted to go, before the firewall led it here: by REDIRECT or DNAT (SO_ORIGINAL_DST), or by TPROXY,
+    /// which leaves the address as it was. `None` for a unix socket.
+    #[must_use]
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        let about = socket2::SockRef::from(&self.fd);
+        let local = self.local_address()?;
+        let original = if local.is_ipv4() { about.original_dst_v4() } else { about.original_dst_v6() };
+        Some(original.ok().and_then(|a| a.as_socket()).unwrap_or(local))
+    }
+
+    /// What waits to be read, copied into `buffer` and left where it is, once that is more than `seen` bytes; 0 is the end.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_read`].
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8], seen: usize) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
+            match rustix::net::recv(self.raw(), &mut *buffer, RecvFlags::PEEK) {
+                Ok((_, n)) if n > seen || n == 0 => return Poll::Ready(Ok(n)),
+                // As much as before: that it has ended says its readiness.
+                Ok(_) if ready.ready().is_read_closed() => return Poll::Ready(Ok(0)),
+                Ok(_) | Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Whether there is something to read now.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        rustix::net::recv(self.raw(), &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(_, n)| n > 0)
+    }
+
+    /// Takes `bytes` off what waits to be read, which must be there.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_read`].
+    pub fn discard(&self, bytes: usize) -> io::Result<()> {
+        let mut taken = [0; 512];
+        let mut left = bytes;
+        while left > 0 {
+            let most = left.min(taken.len());
+            match rustix::net::recv(self.raw(), &mut taken[..most], RecvFlags::empty()) {
+                Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((_, n)) => left -= n,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// What the kernel knows of the connection; `None` for a unix socket.
     #[must_use]
     pub fn facts(&self) -> Option<TcpFacts> {
@@ -219,60 +275,46 @@ impl Socket {
     }
 }
 
-/// Keepalive probes (tcp(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Silence before the first probe; whole seconds.
-    pub idle: Duration,
-    /// Between probes; whole seconds.
-    pub every: Duration,
-    /// Unanswered probes that end the connection.
-    pub count: u32,
-}
-
-/// Options that listeners hand down to what they accept, and that connections to endpoints get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketOptions {
-    /// `None` is off.
-    pub keepalive: Option<Keepalive>,
-    /// TCP_USER_TIMEOUT; `None` is the kernel's own.
-    pub user_timeout: Option<Duration>,
-    /// SO_SNDBUF in bytes; `None` lets the kernel choose.
-    pub send_buffer: Option<u32>,
-    /// SO_RCVBUF in bytes; `None` lets the kernel choose.
-    pub receive_buffer: Option<u32>,
-}
-
-impl SocketOptions {
-    /// Sets them on a TCP socket that is not connected yet: buffers must be known before the handshake offers a window.
-    pub(crate) fn apply(&self, socket: &socket2::Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(true)?;
-        // Urgent data is a byte of the stream like any other: otherwise it would be lost on the way.
-        socket.set_out_of_band_inline(true)?;
-        if let Some(keepalive) = self.keepalive {
-            let probes = socket2::TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.every);
-            socket.set_tcp_keepalive(&probes.with_retries(keepalive.count))?;
-        }
-        if let Some(timeout) = self.user_timeout {
-            socket.set_tcp_user_timeout(Some(timeout))?;
-        }
-        if let Some(bytes) = self.send_buffer {
-            socket.set_send_buffer_size(bytes as usize)?;
-        }
-        if let Some(bytes) = self.receive_buffer {
-            socket.set_recv_buffer_size(bytes as usize)?;
-        }
-        Ok(())
-    }
-}
-
 /// Where to connect to.
 #[derive(Clone, Copy, Debug)]
 pub enum Target<'a> {
     /// TCP.
-    Tcp(SocketAddr, &'a SocketOptions),
+    Tcp(SocketAddr, &'a EndpointOptions, From),
     /// A unix stream socket.
     Unix(&'a Path),
+}
+
+/// The address that the other side sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// Whichever the kernel chooses.
+    Any,
+    /// One of this machine's.
+    Own(IpAddr),
+    /// Somebody else's (IP_TRANSPARENT); the answers must be led here.
+    Foreign(IpAddr),
+}
+
+impl From {
+    /// The port is chosen with the connect, when the other side is known: each may have all ports (IP_BIND_ADDRESS_NO_PORT,
+    /// ip(7)).
+    fn bind(self, socket: &socket2::Socket, to: SocketAddr) -> io::Result<()> {
+        let ip = match self {
+            Self::Any => return Ok(()),
+            Self::Own(ip) | Self::Foreign(ip) => ip,
+        };
+        if ip.is_ipv4() != to.is_ipv4() {
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{ip} and {to} are of two families")));
+        }
+        if matches!(self, Self::Foreign(_)) {
+            let done =
+                if ip.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+            done.map_err(|error| io::Error::new(error.kind(), format!("IP_TRANSPARENT: {error} (CAP_NET_ADMIN)")))?;
+        }
+        setsockopt(socket, IpBindAddressNoPort, &true)?;
+        let unbound = |error: io::Error| io::Error::new(error.kind(), format!("cannot connect from {ip}: {error}"));
+        socket.bind(&SockAddr::from(SocketAddr::new(ip, 0))).map_err(unbound)
+    }
 }
 
 /// A connection that is being made; the caller bounds the time.
@@ -286,13 +328,21 @@ impl Connecting {
     /// Begins to connect.
     ///
     /// # Errors
-    /// Why it cannot even be tried, as the kernel says it.
-    pub fn begin(to: Target<'_>) -> io::Result<Self> {
+    /// Why it cannot even be tried, as the kernel says it: EADDRNOTAVAIL if every port of the address that it comes from is
+    /// taken. What is wrong with that address has no number.
+    ///
+    /// With `fast_open` (RFC 7413) the SYN goes out with the first bytes that are written, if the other side allowed that
+    /// before: it is for those who write first, and at once.
+    pub fn begin(to: Target<'_>, fast_open: bool) -> io::Result<Self> {
         let (socket, address) = match to {
-            Target::Tcp(address, options) => {
+            Target::Tcp(address, options, from) => {
                 let kind = Type::STREAM.nonblocking().cloexec();
                 let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-                options.apply(&socket)?;
+                options.apply(&socket, address)?;
+                from.bind(&socket, address)?;
+                if fast_open {
+                    setsockopt(&socket, TcpFastOpenConnect, &true)?;
+                }
                 (socket, SockAddr::from(address))
             }
             Target::Unix(path) => {

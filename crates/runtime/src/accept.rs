@@ -9,14 +9,19 @@ use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
 use floodway_net::{Listening, Peer, Socket};
+use floodway_policy::Refused;
 use tokio::sync::watch;
 
 use crate::counters::Rejection;
 use crate::handler::{Flow, Handler, Permit, Room};
+use crate::introduction::{Introduction, hear};
+use crate::snapshot::Listener;
 use crate::worker::{Context, View};
 
 /// After an error of accept that is not the connection's own.
 const BREATHER: Duration = Duration::from_millis(50);
+/// Between looks of those that are held whether the process ends.
+const TARPIT_LOOK: Duration = Duration::from_millis(500);
 /// Connections accepted before other tasks of the worker have their turn.
 const BURST: u32 = 64;
 
@@ -82,13 +87,53 @@ impl<H: Handler> Entrance<H> {
     fn begin(&self, client: Socket, peer: Peer, permit: Permit) {
         // Not in any configuration yet: control sends a door after the snapshot that names it.
         let Some((view, listener)) = self.find() else { return client.reset_when_closed() };
-        match admit(&view, listener, peer, permit) {
-            Ok(room) => {
-                let accepted = self.context.shared.now();
-                tokio::task::spawn_local(self.handler.handle(Flow { client, peer, accepted, room }));
+        let mut room = Room::new(view, listener, permit);
+        let accepted = self.context.shared.now();
+        let arrival = Arrival { client, source: peer, accepted };
+        match admit_peer(&mut room, peer, accepted) {
+            Ok(Comes::Alone) => match admit_client(&mut room, peer, accepted) {
+                Ok(()) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, room)))),
+                Err(why) => turn_away(arrival, room, why),
+            },
+            Ok(Comes::ByProxy) => {
+                drop(tokio::task::spawn_local(introduced(self.handler.clone(), arrival, room)));
             }
-            Err(why) => turn_away(&self.context, &view, listener, &client, why),
+            Err(why) => turn_away(arrival, room, why),
         }
+    }
+}
+
+/// Somebody who has come, and is not let in yet.
+struct Arrival {
+    client: Socket,
+    source: Peer,
+    accepted: Duration,
+}
+
+impl Arrival {
+    fn flow(self, introduction: Option<Rc<Introduction>>, room: Room) -> Flow {
+        let Self { client, source, accepted } = self;
+        Flow { client, source, introduction, accepted, room }
+    }
+}
+
+/// Serves whoever comes by a proxy, once that has told of the client.
+async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room) {
+    let heard = hear(room.context(), &arrival.client, room.guards().timeouts.sniff).await;
+    let header = match heard {
+        Ok(header) => header,
+        Err(error) => {
+            tracing::debug!(listener = room.guards().name, peer = %arrival.source, %error, "no PROXY header");
+            return turn_away(arrival, room, Rejection::ProxyError);
+        }
+    };
+    let introduction = Introduction { proxy: arrival.source, header };
+    arrival.source = introduction.source();
+    let now = room.context().shared.now();
+    let may_come = may_come(room.guards(), arrival.source, now);
+    match may_come.and_then(|()| admit_client(&mut room, arrival.source, now)) {
+        Ok(()) => handler.handle(arrival.flow(Some(Rc::new(introduction)), room)).await,
+        Err(why) => turn_away(arrival, room, why),
     }
 }
 
@@ -151,31 +196,86 @@ async fn empty<H: Handler>(entrance: &Entrance<H>, listening: &Listening) {
     }
 }
 
-/// The guards, cheapest first. Each place taken is given back if a later guard says no.
-fn admit(view: &Rc<View>, listener: usize, peer: Peer, permit: Permit) -> Result<Room, Rejection> {
-    let guards = &view.snapshot.listeners[listener];
-    if let Some(ip) = peer.ip()
-        && !guards.lets_in(ip)
-    {
+/// How a client comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    /// The socket's address is its own.
+    Alone,
+    /// A proxy will tell.
+    ByProxy,
+}
+
+/// The guards that need to know only who is at the other end of the socket, cheapest first. Places that are taken are given back
+/// with the room.
+fn admit_peer(room: &mut Room, peer: Peer, now: Duration) -> Result<Comes, Rejection> {
+    let guards = &room.view.snapshot.listeners[room.listener()];
+    if peer.ip().is_some_and(|ip| !guards.peer_access.allows(ip)) {
         return Err(Rejection::Denied);
     }
-    let mut room = Room { view: Rc::clone(view), listener, in_listener: false, source: None, permit };
+    let comes = match &guards.accept_proxy {
+        None => Comes::Alone,
+        // Behind a unix socket there is no address: its file says who may connect.
+        Some(proxies) if peer.ip().is_none_or(|ip| proxies.from.allows(ip)) => Comes::ByProxy,
+        Some(proxies) if proxies.others_are_plain => Comes::Alone,
+        Some(_) => return Err(Rejection::Denied),
+    };
+    // Who is denied anyway takes nothing of the rate.
+    if comes == Comes::Alone {
+        may_come(guards, peer, now)?;
+    }
+    if guards.rate.as_ref().is_some_and(|(rate, meter)| !meter.take(rate, now)) {
+        return Err(Rejection::Rate);
+    }
     if let Some(sessions) = &guards.sessions {
         if !sessions.take() {
             return Err(Rejection::Limit);
         }
         room.in_listener = true;
     }
-    if let (Some(per_source), Some(ip)) = (&guards.per_source, peer.ip()) {
-        room.source = per_source.enter(ip).map_err(|_| Rejection::PerSource)?;
-    }
-    Ok(room)
+    Ok(comes)
 }
 
-/// A reset, a count, and at the most a line for whoever is looking for a fault.
-fn turn_away(context: &Context, view: &View, listener: usize, client: &Socket, why: Rejection) {
-    let listener = &view.snapshot.listeners[listener];
-    listener.rejections.of(context.worker).of(why).add(1);
-    tracing::debug!(listener = listener.name, reason = why.as_str(), "turned away");
-    client.reset_when_closed();
+/// Whether the client may come at all.
+fn may_come(guards: &Listener, client: Peer, now: Duration) -> Result<(), Rejection> {
+    let Some(ip) = client.ip() else { return Ok(()) };
+    match () {
+        () if !guards.access.allows(ip) => Err(Rejection::Denied),
+        () if guards.bans.holds(ip, now) => Err(Rejection::Banned),
+        () => Ok(()),
+    }
+}
+
+/// The guards that need to know the client.
+fn admit_client(room: &mut Room, client: Peer, now: Duration) -> Result<(), Rejection> {
+    let guards = &room.view.snapshot.listeners[room.listener()];
+    if let (Some(per_source), Some(ip)) = (&guards.per_source, client.ip()) {
+        room.source = per_source.enter(ip, now).map_err(|why| match why {
+            Refused::Rate => Rejection::PerSourceRate,
+            Refused::Sessions | Refused::Full => Rejection::PerSource,
+        })?;
+    }
+    Ok(())
+}
+
+/// A reset, a count, and at the most a line for whoever is looking for a fault. Where there is a tarpit with room, the reset comes
+/// later.
+fn turn_away(arrival: Arrival, mut room: Room, why: Rejection) {
+    room.leave();
+    let guards = room.guards();
+    guards.rejections.of(room.context().worker).of(why).add(1);
+    tracing::debug!(listener = guards.name, source = %arrival.source, reason = why.as_str(), "turned away");
+    arrival.client.reset_when_closed();
+    if let Some(tarpit) = guards.tarpit.as_ref().filter(|tarpit| tarpit.places.take()) {
+        let places = Arc::clone(&tarpit.places);
+        let until = arrival.accepted.saturating_add(tarpit.time);
+        tokio::task::spawn_local(async move {
+            let shared = Arc::clone(&room.context().shared);
+            // It is to hold them up, and not us.
+            while shared.is_ready() && shared.now() < until {
+                tokio::time::sleep(until.saturating_sub(shared.now()).min(TARPIT_LOOK)).await;
+            }
+            drop((arrival, room));
+            places.give_back();
+        });
+    }
 }

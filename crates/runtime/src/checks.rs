@@ -272,6 +272,8 @@ impl Desk {
             // Its checks have ports of their own.
             Address::Follows(ip, by) => Place::Socket(SocketAddr::new(*ip, *by)),
             Address::Unix(path) => Place::Unix(path),
+            // Refused with the configuration: it is another one for each client.
+            Address::Original => return,
         };
         let (pool, name) = key.names.as_deref().map_or(("", ""), |(pool, name)| (pool, name));
         let prober = Arc::clone(&probe.prober.borrow());

@@ -114,25 +114,38 @@ impl Lanes<Traffic> {
 /// Why a connection was turned away before it became a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// `access` or `peer_access` says no.
+    /// `access`, `peer_access` or `accept_proxy` says no.
     Denied,
+    /// Its source is banned for a time.
+    Banned,
     /// The listener has as many sessions as it may.
     Limit,
+    /// More connections come than the listener may take in a time.
+    Rate,
     /// The source has as many sessions as it may.
     PerSource,
+    /// More connections come from the source than may in a time.
+    PerSourceRate,
+    /// The proxy before this one did not tell of the client as it must.
+    ProxyError,
 }
 
 impl Rejection {
     /// Every rejection, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Denied, Self::Limit, Self::PerSource];
+    pub const ALL: [Self; 7] =
+        [Self::Denied, Self::Banned, Self::Limit, Self::Rate, Self::PerSource, Self::PerSourceRate, Self::ProxyError];
 
     /// The word for metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Denied => "denied",
+            Self::Banned => "banned",
             Self::Limit => "limit",
+            Self::Rate => "rate",
             Self::PerSource => "per_source",
+            Self::PerSourceRate => "per_source_rate",
+            Self::ProxyError => "proxy_error",
         }
     }
 }
@@ -156,15 +169,24 @@ pub enum Failure {
     Timeout,
     /// There is no way to it.
     Unreachable,
-    /// No port of ours was left, or no memory.
+    /// No memory or no open file of ours was left, or the address that it was to be connected from is not ours.
     Local,
+    /// Every port of the address that it was to be connected from was taken.
+    PortsExhausted,
     /// It reset a session.
     Reset,
 }
 
 impl Failure {
     /// Every failure, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Local, Self::Reset];
+    pub const ALL: [Self; 6] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Local, Self::PortsExhausted, Self::Reset];
+
+    /// Whether it is no fault of the endpoint's.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Local | Self::PortsExhausted)
+    }
 
     /// The word for metrics and logs.
     #[must_use]
@@ -174,6 +196,7 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
             Self::Local => "local",
+            Self::PortsExhausted => "ports_exhausted",
             Self::Reset => "reset",
         }
     }

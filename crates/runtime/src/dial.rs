@@ -7,12 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use floodway_balance::{Flow, Lease, Refusal, Tried};
-use floodway_config::Address;
+use floodway_config::{Address, ConnectFrom};
 use floodway_flow::Reason;
-use floodway_net::{Connecting, Socket, Target};
+use floodway_net::{Connecting, From, Peer, Socket, Target};
 
 use crate::counters::Failure;
 use crate::flow_key;
+use crate::introduction::tell;
 use crate::queue;
 use crate::session::{Registered, Session};
 use crate::worker::Context;
@@ -39,6 +40,14 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
         let connecting = begin(of, lease.index(), client);
         match open(of, lease.index(), connecting).await? {
             Ok(socket) => {
+                let told = match of.session.pool().send_proxy {
+                    // In a box: few pools tell, and all would carry it.
+                    Some(_) => Box::pin(tell(&of.session, &of.context, &socket, client)).await,
+                    None => Ok(()),
+                };
+                if let Err(error) = told {
+                    return Err(lost(of, lease.index(), &error));
+                }
                 remember(&of.session, client, lease.index(), of.context.shared.now());
                 return Ok((socket, lease));
             }
@@ -53,6 +62,13 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
             }
         }
     }
+}
+
+/// The endpoint took the connection, and then no bytes.
+fn lost(of: &Registered, index: usize, error: &io::Error) -> Reason {
+    of.session.failed(&of.session.pool().endpoints[index], &error.to_string());
+    of.session.endpoint_reset(&of.context);
+    Reason::ServerReset
 }
 
 /// Waits for room in the session's pool, and in that which takes over from it meanwhile.
@@ -116,13 +132,13 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
 /// The identity of the endpoint where the client was, if the pool remembers.
 fn remembered(session: &Session, client: &Socket, now: Duration) -> Option<u64> {
     let (key, memory) = session.pool().sticky.as_ref()?;
-    memory.find(flow_key::of(*key, session.source(), client)?, now)
+    memory.find(flow_key::of(*key, session, client)?, now)
 }
 
 /// The client is at endpoint `index` of its pool.
 fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
     if let Some((key, memory)) = &session.pool().sticky
-        && let Some(key) = flow_key::of(*key, session.source(), client)
+        && let Some(key) = flow_key::of(*key, session, client)
         && let Ok(index) = u32::try_from(index)
     {
         memory.remember(key, session.pool().balance.id(index), now);
@@ -132,15 +148,48 @@ fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
 fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
     let (pool, random) = (session.pool(), context.random());
     let key = match pool.balance.algorithm().is_pinned() {
-        true => flow_key::of(pool.key, session.source(), client).unwrap_or(random),
+        true => flow_key::of(pool.key, session, client).unwrap_or(random),
         false => 0,
     };
     Flow { key, random, now: context.shared.now() }
 }
 
+/// Begins to connect to endpoint `index` of the session's pool, from one of the addresses that the pool names: from the next
+/// where one has no port left towards it.
 fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connecting> {
-    of.session.begin_try();
-    target(&of.session, index, client).and_then(Connecting::begin)
+    let session = &*of.session;
+    session.begin_try();
+    let Some(to) = target(session, index, client)? else {
+        let Address::Unix(path) = &session.pool().endpoints[index].address else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        return Connecting::begin(Target::Unix(path), false);
+    };
+    let options = session.pool().options.as_ref().unwrap_or(&session.listener().endpoint_options);
+    // Whoever listens first would wait for ever for a SYN that waits for bytes.
+    let fast_open = session.pool().fast_open && (session.pool().send_proxy.is_some() || client.has_input());
+    let connect = |from| Connecting::begin(Target::Tcp(to, options, from), fast_open);
+    let ours = match (&session.pool().connect_from, session.source()) {
+        (ConnectFrom::Any, _) | (ConnectFrom::Client, Peer::Unix) => return connect(From::Any),
+        (ConnectFrom::Client, Peer::Ip(source)) => return connect(From::Foreign(source.ip())),
+        (ConnectFrom::Addresses(ours), _) => ours.iter().filter(|ip| ip.is_ipv4() == to.is_ipv4()),
+    };
+    let count = ours.clone().count();
+    let none = io::Error::new(io::ErrorKind::AddrNotAvailable, "`connect_from` has no address of its family");
+    let mut failed = Err(none);
+    let turn = usize::try_from(session.id().number()).unwrap_or(0) % count.max(1);
+    for ip in ours.cycle().skip(turn).take(count) {
+        failed = connect(From::Own(*ip));
+        if !failed.as_ref().is_err_and(has_no_port) {
+            break;
+        }
+    }
+    failed
+}
+
+/// Every port of the address was taken.
+fn has_no_port(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
 }
 
 /// Connects to endpoint `index` of the session's pool. Written for a small future: every session holds one.
@@ -171,17 +220,26 @@ async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>)
     Ok(Ok(connecting.into_socket()))
 }
 
-fn target<'a>(session: &'a Session, index: usize, client: &Socket) -> io::Result<Target<'a>> {
-    let tcp = |address| Target::Tcp(address, &session.listener().endpoint_options);
-    Ok(match &session.pool().endpoints[index].address {
-        Address::Socket(address) => tcp(*address),
+/// Where endpoint `index` is; `None` if it is a unix socket.
+fn target(session: &Session, index: usize, client: &Socket) -> io::Result<Option<SocketAddr>> {
+    // No fault of the endpoint's.
+    let ours = |what: &str| io::Error::new(io::ErrorKind::AddrNotAvailable, what);
+    match &session.pool().endpoints[index].address {
+        Address::Unix(_) => Ok(None),
+        Address::Socket(address) => Ok(Some(*address)),
         Address::Follows(ip, by) => {
-            // No fault of the endpoint's if there is none.
-            let port = client.local_address().and_then(|at| at.port().checked_add(*by));
-            tcp(SocketAddr::new(*ip, port.ok_or(io::ErrorKind::AddrNotAvailable)?))
+            let port = session.destination(client).and_then(|at| at.port().checked_add(*by));
+            Ok(Some(SocketAddr::new(*ip, port.ok_or_else(|| ours("the client came to no port that it could follow"))?)))
         }
-        Address::Unix(path) => Target::Unix(path),
-    })
+        Address::Original => {
+            let to = client.original_destination().ok_or_else(|| ours("the client came by a unix socket"))?;
+            let is_ours = |&(first, last): &(u16, u16)| (first..=last).contains(&to.port());
+            if client.local_address() == Some(to) && session.listener().ports.iter().any(is_ours) {
+                return Err(ours("the client came to this very listener: a connection there would come back"));
+            }
+            Ok(Some(to))
+        }
+    }
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {
@@ -189,7 +247,8 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
     let why = match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
         (io::ErrorKind::TimedOut, _) => Failure::Timeout,
-        (io::ErrorKind::AddrNotAvailable, _) => Failure::Local,
+        _ if has_no_port(error) => Failure::PortsExhausted,
+        (io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied, None) => Failure::Local,
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
         _ => Failure::Unreachable,
     };
@@ -199,6 +258,7 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
     }
     let words = match why {
         Failure::Timeout => "connect timed out".to_owned(),
+        Failure::PortsExhausted => "ports exhausted: every local port towards it is taken (more addresses in `connect_from`, or a wider net.ipv4.ip_local_port_range)".to_owned(),
         _ => error.to_string(),
     };
     tracing::debug!(

@@ -31,7 +31,7 @@ pub(crate) struct Door {
 /// What makes two addresses the same socket: all that is fixed once it is bound.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Tcp { address: String, port: u16, freebind: bool, interface: Option<String>, mptcp: bool },
+    Tcp { address: String, port: u16, freebind: bool, transparent: bool, interface: Option<String>, mptcp: bool },
     Unix(std::path::PathBuf),
 }
 
@@ -274,21 +274,23 @@ struct Wanted<'a> {
 /// Every address of `listener`, port by port.
 fn wanted(listener: &Listener) -> impl Iterator<Item = Wanted<'_>> {
     listener.bind.iter().flat_map(move |bind| {
-        let (ports, backlog) = match bind {
-            Bind::Tcp { address, backlog, .. } => (address.first..=address.last, *backlog),
-            Bind::Unix { backlog, .. } => (0..=0, *backlog),
+        let ports = match bind {
+            Bind::Tcp { address, .. } => address.first..=address.last,
+            Bind::Unix { .. } => 0..=0,
         };
         ports.map(move |port| {
-            let (key, freebind, interface) = match bind {
-                Bind::Tcp { address, freebind, interface, .. } => {
-                    let ip = address.ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
-                    let mptcp = listener.tcp.mptcp;
-                    let key = Key::Tcp { address: ip, port, freebind: *freebind, interface: interface.clone(), mptcp };
-                    (key, *freebind, interface.as_deref())
-                }
-                Bind::Unix { path, .. } => (Key::Unix(path.clone()), false, None),
+            let key = match bind {
+                Bind::Tcp { address, freebind, transparent, interface, .. } => Key::Tcp {
+                    address: address.ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string()),
+                    port,
+                    freebind: *freebind,
+                    transparent: *transparent,
+                    interface: interface.clone(),
+                    mptcp: listener.tcp.mptcp,
+                },
+                Bind::Unix { path, .. } => Key::Unix(path.clone()),
             };
-            Wanted { key, bind, port, options: translate::listen_options(&listener.tcp, freebind, interface, backlog) }
+            Wanted { key, bind, port, options: translate::listen_options(&listener.tcp, bind) }
         })
     })
 }

@@ -6,10 +6,12 @@ use floodway_balance::hash;
 use floodway_config::FlowKey;
 use floodway_net::{Peer, Socket};
 
-/// The key of a flow; `None` where it has none (a client on a unix socket): then it goes anywhere.
-pub(crate) fn of(key: FlowKey, peer: Peer, client: &Socket) -> Option<u64> {
-    match (key, peer) {
-        (FlowKey::Destination, _) => client.local_address().map(of_socket),
+use crate::session::Session;
+
+/// The key of a session on the socket `client`; `None` where it has none (a client on a unix socket): then it goes anywhere.
+pub(crate) fn of(key: FlowKey, session: &Session, client: &Socket) -> Option<u64> {
+    match (key, session.source()) {
+        (FlowKey::Destination, _) => session.destination(client).map(of_socket),
         (FlowKey::Source, Peer::Ip(source)) => Some(of_socket(source)),
         (FlowKey::SourceIp { .. }, Peer::Ip(source)) => of_address(key, source.ip()),
         (_, Peer::Unix) => None,

@@ -1,14 +1,16 @@
 //! What happens to a flow once it is let in.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floodway_net::{Peer, Socket};
+use floodway_policy::Held;
 
+use crate::introduction::Introduction;
 use crate::session::Registered;
+use crate::snapshot::Listener;
 use crate::worker::{Context, View};
 
 /// Takes flows. The raw relay is one; whoever brings another says so where the process is wired. Static: no call through a
@@ -21,7 +23,9 @@ pub trait Handler: Clone + Send + 'static {
 /// A client that was let in. Dropping it gives back the room that it took.
 pub struct Flow {
     pub(crate) client: Socket,
-    pub(crate) peer: Peer,
+    /// The client, as far as it is known.
+    pub(crate) source: Peer,
+    pub(crate) introduction: Option<Rc<Introduction>>,
     /// On the process's clock.
     pub(crate) accepted: Duration,
     pub(crate) room: Room,
@@ -36,7 +40,7 @@ impl Flow {
 
     /// Takes it apart: a registered session, the socket, and the room.
     pub(crate) fn begin(self) -> (Registered, Socket, Room) {
-        let session = Registered::new(&self.room, self.peer, self.accepted);
+        let session = Registered::new(&self.room, self.source, self.introduction, self.accepted);
         (session, self.client, self.room)
     }
 }
@@ -45,16 +49,44 @@ impl Flow {
 /// the witness of a panic: the event loop catches that and goes on, and whoever dropped the task's handle would not know.
 pub(crate) struct Room {
     pub(crate) view: Rc<View>,
-    pub(crate) listener: usize,
+    /// Its place in the view. Short, since every session holds it.
+    listener: u32,
     pub(crate) in_listener: bool,
-    pub(crate) source: Option<IpAddr>,
-    pub(crate) permit: Permit,
+    pub(crate) source: Option<Held>,
+    permit: Permit,
 }
 
 impl Room {
+    /// A place in the process, and none yet at listener number `listener` of `view`.
+    pub(crate) fn new(view: Rc<View>, listener: usize, permit: Permit) -> Self {
+        let listener = u32::try_from(listener).unwrap_or(u32::MAX);
+        Self { view, listener, in_listener: false, source: None, permit }
+    }
+
+    /// The listener's place in the view.
+    pub(crate) fn listener(&self) -> usize {
+        self.listener as usize
+    }
+
     /// The worker that it is on.
     pub(crate) fn context(&self) -> &Rc<Context> {
         &self.permit.0
+    }
+
+    /// Its listener.
+    pub(crate) fn guards(&self) -> &Listener {
+        &self.view.snapshot.listeners[self.listener as usize]
+    }
+
+    /// Gives back all but the place in the process.
+    pub(crate) fn leave(&mut self) {
+        let guards = &self.view.snapshot.listeners[self.listener as usize];
+        if let (true, Some(sessions)) = (std::mem::take(&mut self.in_listener), &guards.sessions) {
+            sessions.give_back();
+        }
+        if let (Some(held), Some(per_source)) = (self.source.take(), &guards.per_source) {
+            per_source.leave(held);
+        }
     }
 }
 
@@ -65,13 +97,7 @@ impl Drop for Room {
             context.shared.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(worker = context.worker, "a bug of Floodway's ended one flow");
         }
-        let listener = &self.view.snapshot.listeners[self.listener];
-        if let (true, Some(sessions)) = (self.in_listener, &listener.sessions) {
-            sessions.give_back();
-        }
-        if let (Some(source), Some(per_source)) = (self.source, &listener.per_source) {
-            per_source.leave(source);
-        }
+        self.leave();
     }
 }
 

@@ -7,6 +7,7 @@ use floodway_balance::{Explanation, Flow, Picker};
 use floodway_config::{Config, PoolId};
 use floodway_flow::Reason;
 
+use crate::bans::AllBans;
 use crate::by_hand::{AllByHand, ByHand};
 use crate::departed::Departed;
 use crate::drain::ask;
@@ -145,5 +146,5 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
 /// The snapshot of a process that has just started with `config`: no session, and no check has answered.
 #[must_use]
 pub fn fresh_snapshot(config: &Config) -> Snapshot {
-    Making::at_start(&AllByHand::new(), &Departed::default(), 1).snapshot(config)
+    Making::at_start(&AllByHand::new(), &AllBans::new(), &Departed::default(), 1).snapshot(config)
 }

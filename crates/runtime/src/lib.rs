@@ -5,6 +5,7 @@
 //! [`Handler`]; the raw relay is a handler, and others may be.
 
 mod accept;
+mod bans;
 mod budget;
 mod by_hand;
 mod checks;
@@ -18,6 +19,7 @@ mod ejections;
 mod flow_key;
 mod handler;
 mod hands;
+mod introduction;
 mod memory;
 mod queue;
 mod relay;
@@ -26,16 +28,20 @@ mod server;
 mod session;
 mod shared;
 mod snapshot;
+mod throttle;
 mod tiers;
 mod translate;
 mod worker;
 
+pub use bans::Banned;
 pub use budget::Budget;
 pub use by_hand::{AllByHand, ByHand};
 pub use counters::{Bytes, CONNECT_BUCKETS, ConnectTimes, Count, Failure, Lanes, Rejection, Totals};
 pub use discovery::{SourceSeen, SourceState};
+pub use floodway_policy::Ban;
 pub use handler::{Flow, Handler};
 pub use hands::{SessionDetail, explain, fresh_snapshot};
+pub use introduction::Introduction;
 pub use relay::tcp::TcpRelay;
 pub use reload::Fate;
 pub use server::{Running, Server, StartError};

@@ -60,7 +60,7 @@ impl<'a> Judgement<'a> {
             return fate(ObjectKind::Listener, session.listener.clone(), None);
         };
         if let Some(ip) = session.source.ip()
-            && !(listener.access.allows(ip) && listener.peer_access.allows(ip))
+            && !(listener.access.allows(ip) && (listener.accept_proxy.is_some() || listener.peer_access.allows(ip)))
         {
             return fate(ObjectKind::Listener, session.listener.clone(), Some(Reason::Denied));
         }
@@ -180,6 +180,7 @@ impl Running {
         let making = Making {
             old: Some(old),
             by_hand: &self.by_hand,
+            bans: &self.bans,
             generation,
             discovery: Some(&self.discovery),
             departed: &self.departed,

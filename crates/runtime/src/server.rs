@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 
+use crate::bans::AllBans;
 use crate::by_hand::AllByHand;
 use crate::checks::Checks;
 use crate::counters::Lanes;
@@ -113,26 +114,10 @@ impl Server {
         }
         let lanes = self.workers.max(cores());
         let departed = Departed::default();
-        let making = Making::at_start(&by_hand, &departed, lanes);
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(making.snapshot(&self.config)),
-            permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
-            room: Notify::new(),
-            empty: Notify::new(),
-            failing: Notify::new(),
-            pipes: Arc::new(PipeCap::new(budget.pipes)),
-            log,
-            started: Instant::now(),
-            stopping: AtomicBool::new(false),
-            accept_pauses: AtomicU64::new(0),
-            accept_errors: AtomicU64::new(0),
-            panics: AtomicU64::new(0),
-            spliced: Lanes::new(lanes),
-            switches: Lanes::new(lanes),
-            lanes,
-            reloads: Reloads::default(),
-            open_files: self.open_files,
-        });
+        let bans = AllBans::new();
+        let making = Making::at_start(&by_hand, &bans, &departed, lanes);
+        let snapshot = making.snapshot(&self.config);
+        let shared = Arc::new(self.shared(snapshot, &budget, lanes, log));
         let handler = handler.clone();
         let pinned_to = match self.config.runtime.cpu_affinity {
             true => floodway_net::allowed_cores().map_err(StartError::Thread)?,
@@ -163,6 +148,7 @@ impl Server {
             budget,
             config: self.config,
             by_hand,
+            bans,
             retired: Vec::new(),
             shared,
         };
@@ -172,7 +158,31 @@ impl Server {
         }
         running.drain_what_is_withheld();
         tokio::task::spawn_local(crate::ejections::watch(Arc::clone(&running.shared)));
+        tokio::task::spawn_local(forget_sources(Arc::clone(&running.shared)));
         Ok(running)
+    }
+
+    fn shared(&self, snapshot: Snapshot, budget: &Budget, lanes: usize, log: Arc<dyn SessionLog>) -> Shared {
+        Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
+            room: Notify::new(),
+            empty: Notify::new(),
+            failing: Notify::new(),
+            pipes: Arc::new(PipeCap::new(budget.pipes)),
+            log,
+            started: Instant::now(),
+            instance: random(),
+            stopping: AtomicBool::new(false),
+            accept_pauses: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            spliced: Lanes::new(lanes),
+            switches: Lanes::new(lanes),
+            lanes,
+            reloads: Reloads::default(),
+            open_files: self.open_files,
+        }
     }
 
     fn budget(&self) -> Budget {
@@ -183,6 +193,17 @@ impl Server {
         let listening = 3 * self.prepared.sockets() as u64;
         let questions = crate::discovery::files(&self.config);
         Budget::new(self.open_files, self.workers.max(cores()) as u64, listening + questions, checked)
+    }
+}
+
+/// Between looks whether sources need not be remembered any more.
+const FORGET: Duration = Duration::from_secs(5);
+
+async fn forget_sources(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(FORGET).await;
+        let now = shared.now();
+        shared.snapshot().listeners.iter().filter_map(|l| l.per_source.as_ref()).for_each(|sources| sources.tidy(now));
     }
 }
 
@@ -231,6 +252,7 @@ pub struct Running {
     pub(crate) discovery: Discovery,
     pub(crate) departed: Departed,
     pub(crate) by_hand: AllByHand,
+    pub(crate) bans: AllBans,
     /// Snapshots that a worker may still use: the last to let go of one frees it, and that takes time.
     pub(crate) retired: Vec<Arc<Snapshot>>,
 }

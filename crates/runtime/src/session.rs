@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -10,12 +11,13 @@ use std::time::Duration;
 use floodway_balance::{Field, Picker, Tried};
 use floodway_config::{Address, PoolId};
 use floodway_flow::{Direction, Reason};
-use floodway_net::{Peer, TcpFacts};
+use floodway_net::{Peer, Socket, TcpFacts};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::{Failure, Lanes, Traffic};
 use crate::handler::Room;
+use crate::introduction::Introduction;
 use crate::snapshot::{Endpoint, Listener, Pool, Stats};
 use crate::worker::{Context, View};
 
@@ -50,6 +52,11 @@ impl SessionId {
     /// The worker that carries it.
     pub(crate) fn worker(&self) -> usize {
         self.worker as usize
+    }
+
+    /// Its number there.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// A number from 0 to 9,999 that is the same for every record of the session and even over sessions: for sampling.
@@ -88,6 +95,8 @@ pub struct Record<'a> {
     pub endpoint: Option<&'a Endpoint>,
     /// The client.
     pub source: Peer,
+    /// What a proxy before this one told of it.
+    pub introduction: Option<&'a Introduction>,
     /// Since it was accepted.
     pub age: Duration,
     /// How long the connect that succeeded took.
@@ -128,10 +137,12 @@ pub(crate) struct Session {
     view: Rc<View>,
     listener: usize,
     source: Peer,
+    /// What a proxy before this one told.
+    introduction: Option<Rc<Introduction>>,
     accepted: Duration,
     pool: Cell<PoolId>,
     counted: Cell<bool>,
-    endpoint: Cell<Option<usize>>,
+    endpoint: Cell<Option<u32>>,
     connect: Cell<Option<Duration>>,
     /// Connects begun.
     tries: Cell<u32>,
@@ -174,7 +185,7 @@ impl Session {
     }
 
     fn endpoint(&self) -> Option<&Endpoint> {
-        self.endpoint.get().and_then(|i| self.pool().endpoints.get(i))
+        self.endpoint.get().and_then(|i| self.pool().endpoints.get(i as usize))
     }
 
     /// No endpoint of its pool is fit: another pool takes over. Only before it was counted.
@@ -203,7 +214,7 @@ impl Session {
 
     /// Endpoint `index` of its pool is connected, after `took`.
     pub(crate) fn connected(&self, index: usize, took: Duration) {
-        self.endpoint.set(Some(index));
+        self.endpoint.set(u32::try_from(index).ok());
         self.connect.set(Some(took));
     }
 
@@ -214,7 +225,7 @@ impl Session {
 
     /// Endpoint `index` of its pool has failed it; control is told where that is once too often.
     pub(crate) fn endpoint_failed(&self, context: &Context, index: usize, why: Failure) {
-        if why != Failure::Local {
+        if !why.is_ours() {
             // As slow as the slowest that is waited for: who fails fast is not fed.
             self.pool().balance.observe(index, self.pool().connect_timeout, context.shared.now());
         }
@@ -245,7 +256,7 @@ impl Session {
     /// Its endpoint reset it before it had sent anything.
     pub(crate) fn endpoint_reset(&self, context: &Context) {
         if let Some(index) = self.endpoint.get() {
-            self.endpoint_failed(context, index, Failure::Reset);
+            self.endpoint_failed(context, index as usize, Failure::Reset);
         }
     }
 
@@ -351,6 +362,15 @@ impl Session {
         self.source
     }
 
+    pub(crate) fn introduction(&self) -> Option<&Introduction> {
+        self.introduction.as_deref()
+    }
+
+    /// Where its client, on the socket `client`, connected to; `None` for a unix socket.
+    pub(crate) fn destination(&self, client: &Socket) -> Option<SocketAddr> {
+        self.introduction().and_then(Introduction::destination).or_else(|| client.local_address())
+    }
+
     pub(crate) fn id(&self) -> SessionId {
         self.id
     }
@@ -373,6 +393,7 @@ impl Session {
             view,
             listener,
             source: self.source,
+            introduction: self.introduction.clone(),
             accepted: self.accepted,
             pool: Cell::new(pool),
             counted: self.counted.clone(),
@@ -400,6 +421,7 @@ impl Session {
             pool: &self.pool().name,
             endpoint: self.endpoint(),
             source: self.source,
+            introduction: self.introduction(),
             age: context.shared.now().saturating_sub(self.accepted),
             connect: self.connect.get(),
             retries: self.tries.get().saturating_sub(1),
@@ -598,8 +620,8 @@ pub(crate) struct Registered {
 
 impl Registered {
     /// Registers a session for who holds `room`, accepted at `accepted`.
-    pub(crate) fn new(room: &Room, source: Peer, accepted: Duration) -> Self {
-        let (context, view, listener) = (Rc::clone(room.context()), Rc::clone(&room.view), room.listener);
+    pub(crate) fn new(room: &Room, source: Peer, introduction: Option<Rc<Introduction>>, accepted: Duration) -> Self {
+        let (context, view, listener) = (Rc::clone(room.context()), Rc::clone(&room.view), room.listener());
         let pool = view.snapshot.listeners[listener].forward;
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
@@ -609,6 +631,7 @@ impl Registered {
             view,
             listener,
             source,
+            introduction,
             accepted,
             pool: Cell::new(pool),
             counted: Cell::new(false),

@@ -37,6 +37,8 @@ pub struct Shared {
     pub(crate) pipes: Arc<PipeCap>,
     pub(crate) log: Arc<dyn SessionLog>,
     pub(crate) started: Instant,
+    /// Drawn at the start: tells what this process names from what others do.
+    pub(crate) instance: u64,
     /// Set once, by control, before workers are told: an answer of "not ready" may come early, never late.
     pub(crate) stopping: AtomicBool,
     /// Times that accepting paused for want of a permit, and errors of accept for want of anything else. Relaxed: counts.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
-use floodway_config::{Address, ClientTimeouts, Drain, Failback, FlowKey, PoolId};
+use floodway_config::{AcceptProxy, Address, ClientTimeouts, ConnectFrom, Drain, Failback, FlowKey, PoolId, SendProxy};
 use floodway_flow::{Direction, Permits};
 use floodway_judge::{EjectionRules, Outcome};
-use floodway_net::SocketOptions;
-use floodway_policy::{Access, SourceLimits};
+use floodway_net::EndpointOptions;
+use floodway_policy::{Access, Bandwidth, Bans, Meter, Rate, SharedBucket, SourceLimits};
 
 use crate::SourceState;
 use crate::by_hand::ByHand;
@@ -41,12 +41,33 @@ pub struct Listener {
     /// With a limit only; counts those that began while there was one.
     pub(crate) sessions: Option<Arc<Permits>>,
     pub(crate) per_source: Option<SourceLimits>,
+    /// New connections: the limit, and what came.
+    pub(crate) rate: Option<(Rate, Arc<Meter>)>,
+    /// Bytes over all sessions: the limit, and what passed in each direction.
+    pub(crate) bandwidth: Option<(Bandwidth, [Arc<SharedBucket>; 2])>,
+    /// Bytes of each session.
+    pub(crate) session_bandwidth: Option<Bandwidth>,
+    pub(crate) accept_proxy: Option<AcceptProxy>,
+    pub(crate) tarpit: Option<Tarpit>,
+    /// First and last.
+    pub(crate) ports: Vec<(u16, u16)>,
+    /// Who was banned by hand.
+    pub(crate) bans: Bans,
     pub(crate) timeouts: ClientTimeouts,
-    pub(crate) endpoint_options: SocketOptions,
+    /// For pools without their own.
+    pub(crate) endpoint_options: EndpointOptions,
     pub(crate) rejections: Arc<Lanes<Rejections>>,
     /// By pool: the one that is forwarded to, those that take over from it, and those that were while sessions of that time
     /// are left.
     pub(crate) traffic: Vec<PoolTraffic>,
+}
+
+/// Where connections that are turned away are held.
+#[derive(Clone, Debug)]
+pub(crate) struct Tarpit {
+    /// How long.
+    pub(crate) time: Duration,
+    pub(crate) places: Arc<Permits>,
 }
 
 /// What goes from a listener to a pool.
@@ -62,7 +83,26 @@ impl Listener {
     /// Whether clients from `ip` may connect.
     #[must_use]
     pub fn lets_in(&self, ip: IpAddr) -> bool {
-        self.peer_access.allows(ip) && self.access.allows(ip)
+        let is_peer = self.accept_proxy.is_some() || self.peer_access.allows(ip);
+        is_peer && self.access.allows(ip)
+    }
+
+    /// Connections that are held in the tarpit now; `None` without one.
+    #[must_use]
+    pub fn tarpitted(&self) -> Option<u32> {
+        self.tarpit.as_ref().map(|tarpit| tarpit.places.used())
+    }
+
+    /// Sources that are known to `limits.per_source`, and how many were forgotten for want of room; `None` without it.
+    #[must_use]
+    pub fn sources(&self) -> Option<(usize, u64)> {
+        self.per_source.as_ref().map(|p| (p.len(), p.evicted()))
+    }
+
+    /// Who was banned by hand, and until when on the process's clock.
+    #[must_use]
+    pub fn bans(&self) -> &Bans {
+        &self.bans
     }
 
     /// Connections turned away, for `why`.
@@ -116,6 +156,12 @@ pub struct Pool {
     pub(crate) queue: Arc<Queue>,
     /// How long a session may wait for room; `None` if none may.
     pub(crate) queue_timeout: Option<Duration>,
+    /// What endpoints are told of the client.
+    pub(crate) send_proxy: Option<SendProxy>,
+    /// The address that endpoints see.
+    pub(crate) connect_from: ConnectFrom,
+    pub(crate) options: Option<EndpointOptions>,
+    pub(crate) fast_open: bool,
 }
 
 impl Pool {
@@ -294,9 +340,9 @@ impl Stats {
     /// A session failed for `why`; gives how many have in a row. Those that are our own fault do not count.
     pub(crate) fn failed(&self, worker: usize, why: Failure) -> u32 {
         self.serving.of(worker).failures(why).add(1);
-        match why {
-            Failure::Local => self.in_a_row(),
-            _ => self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1),
+        match why.is_ours() {
+            true => self.in_a_row(),
+            false => self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1),
         }
     }
 
@@ -306,7 +352,7 @@ impl Stats {
 
     /// Successes, and failures that are its own.
     pub(crate) fn tries(&self) -> (u64, u64) {
-        let own = Failure::ALL.into_iter().filter(|why| *why != Failure::Local);
+        let own = Failure::ALL.into_iter().filter(|why| !why.is_ours());
         (self.serving.sum(|s| s.successes.get()), own.map(|why| self.serving.sum(|s| s.failures(why).get())).sum())
     }
 

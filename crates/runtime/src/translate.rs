@@ -12,9 +12,10 @@ use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec, Seat};
 use floodway_config as config;
 use floodway_config::{Config, NoneFit};
 use floodway_flow::Permits;
-use floodway_net::{Keepalive, ListenOptions, SocketOptions};
-use floodway_policy::SourceLimits;
+use floodway_net::{EndpointOptions, Keepalive, ListenOptions, SocketOptions};
+use floodway_policy::{Bandwidth, Rate, SourceLimits, SourceRules};
 
+use crate::bans::AllBans;
 use crate::by_hand::{AllByHand, ByHand};
 use crate::counters::Lanes;
 use crate::departed::Departed;
@@ -22,13 +23,15 @@ use crate::discovery::Discovery;
 use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::server::random;
-use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats};
+use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats, Tarpit};
 
 /// What a snapshot is made of beside the configuration.
 pub(crate) struct Making<'a> {
     /// The snapshot before, if there is one.
     pub(crate) old: Option<&'a Snapshot>,
     pub(crate) by_hand: &'a AllByHand,
+    /// By listener.
+    pub(crate) bans: &'a AllBans,
     /// Advances with a new configuration.
     pub(crate) generation: u64,
     /// What is asked for endpoints; `None` if nobody is.
@@ -45,9 +48,9 @@ pub(crate) struct Making<'a> {
 
 impl<'a> Making<'a> {
     /// The first snapshot of a process.
-    pub(crate) fn at_start(by_hand: &'a AllByHand, departed: &'a Departed, lanes: usize) -> Self {
+    pub(crate) fn at_start(by_hand: &'a AllByHand, bans: &'a AllBans, departed: &'a Departed, lanes: usize) -> Self {
         let key = [random(), random()];
-        Self { old: None, by_hand, generation: 1, discovery: None, departed, lanes, key, now: Duration::ZERO }
+        Self { old: None, by_hand, bans, generation: 1, discovery: None, departed, lanes, key, now: Duration::ZERO }
     }
 
     /// The snapshot of `config`.
@@ -87,14 +90,26 @@ impl<'a> Making<'a> {
             }),
             per_source: l.per_source.as_ref().map(|p| {
                 let survivor = old.and_then(|o| o.per_source.as_ref());
-                survivor
-                    .and_then(|s| s.with_rules(p.max_sessions, p.prefix, &p.exempt))
-                    .unwrap_or_else(|| SourceLimits::new(p.max_sessions, p.prefix, &p.exempt, self.key))
+                let known = survivor.and_then(|s| s.with_rules(source_rules(p)));
+                known.unwrap_or_else(|| SourceLimits::new(source_rules(p), self.key))
             }),
+            rate: l.rate.map(|limit| {
+                let meter = old.and_then(|o| o.rate.as_ref()).map_or_else(Arc::default, |(_, meter)| Arc::clone(meter));
+                (rate(limit), meter)
+            }),
+            bandwidth: l.bandwidth.map(|limit| {
+                let before = old.and_then(|o| o.bandwidth.as_ref());
+                (Bandwidth::new(limit, None), before.map_or_else(Default::default, |(_, buckets)| buckets.clone()))
+            }),
+            session_bandwidth: l.session_bandwidth.map(|limit| Bandwidth::new(limit, None)),
+            accept_proxy: l.accept_proxy.clone(),
+            tarpit: tarpit(l.when_refused, old),
+            ports: ports(&l.bind),
+            bans: self.bans.get(&l.name).cloned().unwrap_or_default(),
             timeouts: l.timeouts,
             // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
             // endpoints that vanish are found by checks.
-            endpoint_options: SocketOptions { keepalive: None, ..socket_options(&l.tcp) },
+            endpoint_options: EndpointOptions { socket: socket_options(&l.tcp.options), interface: None },
             rejections: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.rejections)),
             traffic: self.traffic(l, config, old),
         }
@@ -188,10 +203,7 @@ impl<'a> Making<'a> {
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
             absent_by_hand: absent(hands, &p.endpoints),
             sources: self.discovery.map(|d| d.states(p)).unwrap_or_default(),
-            fallback: match p.when_none_fit {
-                NoneFit::Pool(id) => Some(id),
-                NoneFit::Refuse | NoneFit::TryAll => None,
-            },
+            fallback: p.when_none_fit.fallback(),
             connect_timeout: p.connect_timeout,
             retries: p.retries,
             health: p.health.clone(),
@@ -205,6 +217,10 @@ impl<'a> Making<'a> {
             sticky: p.sticky.map(|s| (s.key, memory(s, old))),
             queue: queue(p, old),
             queue_timeout: p.queue.map(|(_, timeout)| timeout),
+            send_proxy: p.send_proxy.clone(),
+            connect_from: p.connect_from.clone(),
+            options: p.tcp.as_ref().map(endpoint_options),
+            fast_open: p.tcp.as_ref().is_some_and(|tcp| tcp.fast_open),
         }
     }
 }
@@ -257,29 +273,77 @@ fn by_name<T>(all: Option<&[Arc<T>]>, name: impl Fn(&T) -> &String) -> HashMap<&
     all.unwrap_or_default().iter().map(|o| (name(o).as_str(), o)).collect()
 }
 
-pub(crate) fn listen_options(
-    tcp: &config::Tcp,
-    freebind: bool,
-    interface: Option<&str>,
-    backlog: u32,
-) -> ListenOptions {
-    ListenOptions {
-        freebind,
-        interface: interface.map(str::to_owned),
-        backlog,
-        fast_open: tcp.fast_open,
-        mptcp: tcp.mptcp,
-        socket: socket_options(tcp),
+fn source_rules(p: &config::PerSource) -> SourceRules {
+    SourceRules {
+        sessions: p.max_sessions,
+        rate: p.rate.map(rate),
+        bandwidth: p.bandwidth.map(|limit| Bandwidth::new(limit, None)),
+        prefix: p.prefix,
+        exempt: p.exempt.clone(),
+        most_sources: SourceRules::MOST_SOURCES,
     }
 }
 
-fn socket_options(tcp: &config::Tcp) -> SocketOptions {
+fn rate((count, per): (u32, Duration)) -> Rate {
+    Rate::new(count.into(), per, None)
+}
+
+fn tarpit(when_refused: config::WhenRefused, old: Option<&Listener>) -> Option<Tarpit> {
+    let config::WhenRefused::Tarpit { time, most } = when_refused else { return None };
+    let places = match old.and_then(|o| o.tarpit.as_ref()) {
+        Some(before) => {
+            before.places.set_limit(most);
+            Arc::clone(&before.places)
+        }
+        None => Arc::new(Permits::new(most)),
+    };
+    Some(Tarpit { time, places })
+}
+
+/// The ports that a listener is reached at.
+fn ports(bind: &[config::Bind]) -> Vec<(u16, u16)> {
+    let of = |bind: &config::Bind| match bind {
+        config::Bind::Tcp { address, .. } => Some((address.first, address.last)),
+        config::Bind::Unix { .. } => None,
+    };
+    bind.iter().filter_map(of).collect()
+}
+
+/// How the address `bind` of a listener is listened on.
+pub(crate) fn listen_options(tcp: &config::Tcp, bind: &config::Bind) -> ListenOptions {
     let keepalive = tcp.keepalive.map(|k| Keepalive { idle: k.idle, every: k.every, count: k.count });
+    let (freebind, transparent, interface, backlog) = match bind {
+        config::Bind::Tcp { freebind, transparent, interface, backlog, .. } => {
+            (*freebind, *transparent, interface.clone(), *backlog)
+        }
+        config::Bind::Unix { backlog, .. } => (false, false, None, *backlog),
+    };
+    ListenOptions {
+        freebind,
+        transparent,
+        interface,
+        backlog,
+        fast_open: tcp.fast_open,
+        mptcp: tcp.mptcp,
+        socket: SocketOptions { keepalive, ..socket_options(&tcp.options) },
+    }
+}
+
+fn endpoint_options(tcp: &config::EndpointTcp) -> EndpointOptions {
+    EndpointOptions { socket: socket_options(&tcp.options), interface: tcp.interface.clone() }
+}
+
+fn socket_options(options: &config::TcpOptions) -> SocketOptions {
     SocketOptions {
-        keepalive,
-        user_timeout: tcp.user_timeout,
-        send_buffer: tcp.send_buffer,
-        receive_buffer: tcp.receive_buffer,
+        keepalive: None,
+        user_timeout: options.user_timeout,
+        send_buffer: options.send_buffer,
+        receive_buffer: options.receive_buffer,
+        congestion: options.congestion.clone(),
+        mss: options.mss,
+        dscp: options.dscp,
+        mark: options.mark,
+        notsent_lowat: options.notsent_lowat,
     }
 }
 
@@ -303,10 +367,10 @@ mod tests {
     /// What long sessions and workers hold on to is not made anew with every change.
     #[test]
     fn a_pool_that_did_not_change_is_the_same_object() {
-        let (departed, none) = (Departed::default(), AllByHand::new());
-        let first = Making::at_start(&none, &departed, 1).snapshot(&config(1));
+        let (departed, none, no_bans) = (Departed::default(), AllByHand::new(), AllBans::new());
+        let first = Making::at_start(&none, &no_bans, &departed, 1).snapshot(&config(1));
         let next = |by_hand: &AllByHand, config: &Config| {
-            let making = Making { old: Some(&first), ..Making::at_start(by_hand, &departed, 1) };
+            let making = Making { old: Some(&first), ..Making::at_start(by_hand, &no_bans, &departed, 1) };
             let second = making.snapshot(config);
             [0, 1].map(|i| Arc::ptr_eq(&first.pools[i], &second.pools[i]))
         };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_judge::{
-    Ask, Check, Dns, Galera, Http, Login, Mysql, Pattern, Postgres, Protocol, Redis, Role, Rules, Sentinel, Step, Tls,
+    Ask, Check, Dns, Galera, Http, Local, Login, Mysql, Pattern, Postgres, Protocol, Redis, Role, Rules, Sentinel,
+    Step, Tls,
 };
 
 use super::Builder;
@@ -12,7 +13,8 @@ use crate::tree::{Node, Word};
 use crate::{Health, address, scalar};
 
 impl Builder<'_> {
-    pub(super) fn build_health(&mut self, node: &Node) -> Option<Health> {
+    /// `local` is what endpoints want to hear first.
+    pub(super) fn build_health(&mut self, node: &Node, local: Option<Local>) -> Option<Health> {
         let (every, timeout) = (node.duration("every")?, node.duration("timeout")?);
         let fast_every = node.duration("fast_every").unwrap_or(every);
         if fast_every > every {
@@ -25,10 +27,13 @@ impl Builder<'_> {
             );
         }
         let asks: Vec<Ask> = node.get("check")?.items().iter().filter_map(|item| self.build_ask(item)).collect();
-        let ask = match <[Ask; 1]>::try_from(asks) {
+        let mut ask = match <[Ask; 1]>::try_from(asks) {
             Ok([only]) => only,
             Err(asks) => Ask::All(asks),
         };
+        if let Some(local) = local {
+            ask.begin_with(local);
+        }
         let trust = node.get("trust_traffic").filter(|n| n.text() == Some("on"));
         if let Some(trust) = trust.filter(|_| ask.names_a_role()) {
             self.error(
@@ -64,7 +69,7 @@ impl Builder<'_> {
             _ => node.get("tls").map(|n| self.build_check_tls(n)),
         };
         let port = node.integer("port").and_then(|n: u32| u16::try_from(n).ok());
-        Some(Ask::One(Check { port, tls, protocol }))
+        Some(Ask::One(Check { port, local: None, tls, protocol }))
     }
 
     fn build_check_tls(&mut self, node: &Node) -> Tls {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use floodway_policy::{Access, SourcePrefix};
 
+use super::pool::chosen;
 use super::{Builder, named};
 use crate::tree::{Node, Value, Word};
 use crate::{
-    Address, Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem, Span, Tcp,
-    address, scalar,
+    AcceptProxy, Address, Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem,
+    Span, Tcp, TcpOptions, WhenRefused, address, scalar,
 };
 
 /// Most ports of one `bind`: each is a socket a worker.
@@ -64,6 +65,11 @@ impl Builder<'_> {
             peer_access: self.build_access(node.get("peer_access")),
             max_sessions: limits.and_then(|l| l.integer("sessions")),
             per_source,
+            rate: limits.and_then(|l| l.rate("rate")),
+            bandwidth: limits.and_then(|l| l.bandwidth("bandwidth")),
+            session_bandwidth: limits.and_then(|l| l.get("per_session")).and_then(|l| l.bandwidth("bandwidth")),
+            accept_proxy: node.get("accept_proxy").map(|n| self.build_accept_proxy(n)),
+            when_refused: build_when_refused(node),
             timeouts: self.build_client_timeouts(word, node.get("timeouts")),
             tcp: self.build_tcp(node.get("tcp")),
             forward: node.get("forward").and_then(|n| self.pool(n)).unwrap_or(PoolId(0)),
@@ -83,7 +89,7 @@ impl Builder<'_> {
             }
         };
         if let Some(at) = node.get("unix") {
-            misplaced(self, &["freebind", "interface"], "an address");
+            misplaced(self, &["freebind", "interface", "transparent"], "an address");
             let path = self.sources.resolve(at.span, at.text()?);
             if path.as_os_str().len() > 107 {
                 self.error(
@@ -131,7 +137,8 @@ impl Builder<'_> {
             span: at.span,
             listener: listener.text.to_string(),
         });
-        Some(Bind::Tcp { address, freebind: node.is_on("freebind"), interface, backlog })
+        let (freebind, transparent) = (node.is_on("freebind"), node.is_on("transparent"));
+        Some(Bind::Tcp { address, freebind, transparent, interface, backlog })
     }
 
     fn build_access(&mut self, node: Option<&Node>) -> Access {
@@ -140,19 +147,39 @@ impl Builder<'_> {
         Access::new(allow.as_deref(), &deny.unwrap_or_default())
     }
 
+    fn build_accept_proxy(&mut self, node: &Node) -> AcceptProxy {
+        let from = self.prefixes(node, "from").unwrap_or_default();
+        if let Some(at) = node.get("from").filter(|_| from.iter().any(|p| p.prefix_len() == 0)) {
+            self.warn(
+                at.span,
+                "everybody is believed to tell of the client",
+                "anyone can claim any address",
+                "name the proxies that stand before this one",
+            );
+        }
+        let others_are_plain = node.get("others").and_then(Node::text) == Some("plain");
+        AcceptProxy { from: Access::new(Some(&from), &[]), others_are_plain }
+    }
+
     fn build_per_source(&mut self, node: &Node) -> Option<PerSource> {
-        let Some(max_sessions) = node.integer("sessions") else {
-            if node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_ref())) {
-                self.error(node.span, "`per_source` limits nothing", "incomplete", "add `sessions: N`");
-            }
-            return None;
-        };
         let prefix = node.get("prefix");
         let bits = |key: &str, otherwise: u8| {
             prefix.and_then(|p| p.integer(key)).and_then(|n| u8::try_from(n).ok()).unwrap_or(otherwise)
         };
         let exempt = self.prefixes(node, "exempt").unwrap_or_default();
-        Some(PerSource { max_sessions, prefix: SourcePrefix { v4: bits("v4", 32), v6: bits("v6", 64) }, exempt })
+        let per_source = PerSource {
+            max_sessions: node.integer("sessions"),
+            rate: node.rate("rate"),
+            bandwidth: node.bandwidth("bandwidth"),
+            prefix: SourcePrefix { v4: bits("v4", 32), v6: bits("v6", 64) },
+            exempt: Access::new(Some(&exempt), &[]),
+        };
+        let limits_something =
+            per_source.max_sessions.is_some() || per_source.rate.is_some() || per_source.bandwidth.is_some();
+        if !limits_something && node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_ref())) {
+            self.error(node.span, "`per_source` limits nothing", "incomplete", "add `sessions`, `rate` or `bandwidth`");
+        }
+        limits_something.then_some(per_source)
     }
 
     fn build_client_timeouts(&mut self, listener: &Word, node: Option<&Node>) -> ClientTimeouts {
@@ -170,6 +197,7 @@ impl Builder<'_> {
             idle,
             half_close: node.and_then(|n| n.duration("half_close")).unwrap_or(Duration::from_secs(30)),
             lifetime: node.and_then(|n| n.duration("lifetime")),
+            sniff: node.and_then(|n| n.duration("sniff")).unwrap_or(Duration::from_secs(5)),
         }
     }
 
@@ -181,11 +209,9 @@ impl Builder<'_> {
                 every: self.whole_seconds(k, "every", 10),
                 count: k.integer("count").unwrap_or(3),
             }),
-            user_timeout: node.and_then(|n| n.duration("user_timeout")),
             fast_open: node.and_then(|n| n.integer("fast_open")),
             mptcp: node.is_some_and(|n| n.is_on("mptcp")),
-            send_buffer: node.and_then(|n| n.size("send_buffer")),
-            receive_buffer: node.and_then(|n| n.size("receive_buffer")),
+            options: node.map(build_tcp_options).unwrap_or_default(),
         }
     }
 
@@ -243,5 +269,29 @@ impl Builder<'_> {
                 self.problems.add(problem.label("unused").help("forward a listener to it, or take it out"));
             }
         }
+    }
+}
+
+fn build_when_refused(listener: &Node) -> WhenRefused {
+    match chosen(listener, "when_refused") {
+        Some(("tarpit", node)) => WhenRefused::Tarpit {
+            time: node.duration("time").unwrap_or(Duration::from_secs(10)),
+            most: node.integer("most").unwrap_or(1000),
+        },
+        _ => WhenRefused::Reject,
+    }
+}
+
+/// Options that a listener's `tcp` and a pool's have alike.
+pub(super) fn build_tcp_options(node: &Node) -> TcpOptions {
+    TcpOptions {
+        user_timeout: node.duration("user_timeout"),
+        send_buffer: node.size("send_buffer"),
+        receive_buffer: node.size("receive_buffer"),
+        congestion: node.string("congestion"),
+        mss: node.integer("mss"),
+        dscp: node.integer("dscp"),
+        mark: node.integer("mark"),
+        notsent_lowat: node.size("notsent_lowat"),
     }
 }

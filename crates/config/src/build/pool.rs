@@ -1,16 +1,20 @@
 //! Pools and their endpoints.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use floodway_balance::Admin;
-use floodway_judge::{Check, Protocol};
+use floodway_judge::{Check, Local, Protocol};
 
 use super::Builder;
 use super::balance::{build_ejection, build_slow_start, build_sticky};
 use super::discovery::is_address;
+use super::listener::build_tcp_options;
 use crate::address::Where;
 use crate::tree::{Node, Origin, Value, Word};
-use crate::{Address, Drain, Endpoint, Found, NoneFit, Pool, PoolId, address, scalar};
+use crate::{
+    Address, ConnectFrom, Drain, Endpoint, EndpointTcp, Found, NoneFit, Pool, PoolId, SendProxy, address, scalar,
+};
 
 impl Builder<'_> {
     pub(super) fn build_pools(&mut self) -> Vec<Pool> {
@@ -24,7 +28,12 @@ impl Builder<'_> {
         let per_endpoint = limits.and_then(|l| l.integer("per_endpoint"));
         let endpoints = self.build_endpoints(word, node, per_endpoint);
         let sources = self.build_sources(word, node, per_endpoint);
-        let health = node.get("health").and_then(|n| self.build_health(n));
+        let send_proxy = build_send_proxy(node);
+        let local = send_proxy.as_ref().map(|proxy| match proxy {
+            SendProxy::V1 => Local::V1,
+            SendProxy::V2 { .. } => Local::V2,
+        });
+        let health = node.get("health").and_then(|n| self.build_health(n, local));
         self.refuse_checks_without_a_port(node, &endpoints, health.as_ref());
         let names_a_role = health.as_ref().is_some_and(|h| h.ask.names_a_role());
         let retries = node.integer("retries").unwrap_or(2);
@@ -59,6 +68,13 @@ impl Builder<'_> {
             connect_timeout: node.get("timeouts").and_then(|t| t.duration("connect")).unwrap_or(Duration::from_secs(3)),
             retries,
             drain: build_drain(node.get("drain")),
+            send_proxy,
+            connect_from: self.build_connect_from(node),
+            tcp: node.get("tcp").map(|tcp| EndpointTcp {
+                fast_open: tcp.is_on("fast_open"),
+                interface: tcp.string("interface"),
+                options: build_tcp_options(tcp),
+            }),
         };
         pool.take_places();
         pool
@@ -100,6 +116,13 @@ impl Builder<'_> {
 
     /// An endpoint whose port follows the client's has none that a check could ask.
     fn refuse_checks_without_a_port(&mut self, pool: &Node, endpoints: &[Endpoint], health: Option<&crate::Health>) {
+        if let (Some(_), Some(at)) = (health, pool.get("health"))
+            && endpoints.iter().any(|e| e.address == Address::Original)
+        {
+            let message = "`original_destination` is another place for each client, which no check could ask";
+            self.error(at.span, message, "no address", "take the checks out");
+            return;
+        }
         let has_port = |check: &Check| check.port.is_some() || matches!(check.protocol, Protocol::Exec { .. });
         if health.is_none_or(|health| health.ask.checks().all(has_port)) {
             return;
@@ -115,7 +138,7 @@ impl Builder<'_> {
         let at = node.get("address")?;
         let address = match address::endpoint(at.text()?).ok()? {
             Where::At(Address::Unix(path)) => Address::Unix(self.sources.resolve(at.span, &path.to_string_lossy())),
-            Where::At(socket @ (Address::Socket(_) | Address::Follows(..))) => socket,
+            Where::At(socket @ (Address::Socket(_) | Address::Follows(..) | Address::Original)) => socket,
             Where::Named(_) => return None,
         };
         let own = node.integer("max_sessions");
@@ -128,6 +151,28 @@ impl Builder<'_> {
             tier: node.integer("tier").unwrap_or(0),
             zone: node.string("zone"),
         })
+    }
+
+    /// `client` stands alone: an address of ours is not the client's.
+    fn build_connect_from(&mut self, pool: &Node) -> ConnectFrom {
+        let Some(node) = pool.get("connect_from") else { return ConnectFrom::Any };
+        let addresses: Vec<IpAddr> =
+            node.items().iter().filter_map(|i| i.text()?.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical()).collect();
+        let is_client = node.items().iter().any(|i| i.text() == Some("client"));
+        match (is_client, addresses.is_empty()) {
+            (true, true) => ConnectFrom::Client,
+            (true, false) => {
+                self.error(
+                    node.span,
+                    "`connect_from` is `client` or addresses, not both",
+                    "one of them",
+                    "leave `client`, or the addresses",
+                );
+                ConnectFrom::Client
+            }
+            (false, false) => ConnectFrom::Addresses(addresses),
+            (false, true) => ConnectFrom::Any,
+        }
     }
 
     fn build_none_fit(&mut self, node: &Node, names_a_role: bool) -> NoneFit {
@@ -239,4 +284,17 @@ fn build_drain(node: Option<&Node>) -> Drain {
 /// The word that was chosen for `key`, and what stands under it.
 pub(super) fn chosen<'a>(node: &'a Node, key: &str) -> Option<(&'a str, &'a Node)> {
     node.get(key)?.entries().first().map(|(word, value)| (word.text.as_ref(), value))
+}
+
+fn build_send_proxy(pool: &Node) -> Option<SendProxy> {
+    match chosen(pool, "send_proxy")? {
+        ("v1", _) => Some(SendProxy::V1),
+        (_, v2) => {
+            let kinds = v2.get("tlvs").map(Node::items).unwrap_or_default();
+            let kinds: Vec<Option<u8>> = kinds.iter().filter_map(|i| scalar::tlv(i.text()?).ok()).collect();
+            // One of them is `all`.
+            let tlvs = kinds.into_iter().collect::<Option<Vec<u8>>>();
+            Some(SendProxy::V2 { tlvs, checksum: v2.is_on("checksum") })
+        }
+    }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::Exit;
 use crate::cli::{
-    ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, FailbackArgs, LiveArgs, PlanArgs, ReloadArgs, ResetArgs,
-    SessionArgs, SessionsArgs, WeightArgs,
+    BanArgs, ChangeArgs, CloseArgs, DrainArgs, ExplainArgs, FailbackArgs, LiveArgs, PlanArgs, ReloadArgs, ResetArgs,
+    SessionArgs, SessionsArgs, UnbanArgs, WeightArgs,
 };
 use crate::client::{Client, part};
 use crate::files::RealFiles;
@@ -79,6 +79,10 @@ fn status_text(s: &Value) -> String {
             bind.join(" "),
             listener["sessions"]
         );
+        for ban in list(listener, "bans") {
+            let until = ban["until"].as_str().map_or("until it is lifted".into(), |until| format!("until {until}"));
+            let _ = writeln!(out, "  {} is banned {until}  {}", word(&ban["range"]), word(&ban["reason"]));
+        }
     }
     list(s, "pools").for_each(|pool| out.push_str(&pool_text(pool)));
     for setting in list(s, "needs_restart") {
@@ -363,6 +367,33 @@ pub(crate) fn reset(args: &ResetArgs) -> Done {
     };
     let answer = client(&args.live)?.ask(Method::DELETE, &format!("{path}/changes"), None)?;
     show(answer, args.live.json, |answer| format!("{} taken back\n", answer["reset"]))
+}
+
+fn bans(listener: &str) -> String {
+    format!("/v1/listeners/{}/bans", part(listener))
+}
+
+fn with_warning(said: String, answer: &Value) -> String {
+    answer["warning"].as_str().map_or(said.clone(), |warning| format!("{said}warning: {warning}\n"))
+}
+
+pub(crate) fn ban(args: &BanArgs) -> Done {
+    let body = json!({
+        "range": args.range,
+        "for_seconds": args.for_time.map(|t| t.as_secs()),
+        "reason": args.reason,
+    });
+    let answer = client(&args.live)?.ask(Method::POST, &bans(&args.listener), Some(&body))?;
+    show(answer, args.live.json, |a| {
+        let ended = &a["ended_sessions"];
+        with_warning(format!("{} is turned away by {}; {ended} sessions ended\n", word(&a["range"]), args.listener), a)
+    })
+}
+
+pub(crate) fn unban(args: &UnbanArgs) -> Done {
+    let path = format!("{}/{}", bans(&args.listener), part(&args.range));
+    let answer = client(&args.live)?.ask(Method::DELETE, &path, None)?;
+    show(answer, args.live.json, |a| with_warning(format!("{} may come to {}\n", word(&a["range"]), args.listener), a))
 }
 
 pub(crate) fn failback(args: &FailbackArgs) -> Done {

@@ -15,9 +15,10 @@ use tokio::time::sleep;
 
 use crate::counters::{Bytes, Failure, Serving};
 use crate::dial::dial;
-use crate::handler::{Flow, Handler};
+use crate::handler::{Flow, Handler, Room};
 use crate::session::{Facts, Session};
 use crate::snapshot::Listener;
+use crate::throttle::Throttle;
 use crate::worker::Context;
 
 /// Bytes and steps of one flow before others of the worker have their turn: bulk must not make small messages wait.
@@ -43,11 +44,11 @@ impl Handler for TcpRelay {
         async move {
             let dialled = dial(&mut registered, &client).await;
             registered.begun();
-            let (context, session) = (&*registered.context, &*registered.session);
+            let session = &*registered.session;
             let reason = match &dialled {
                 Ok((endpoint, lease)) => {
                     let relay = async {
-                        let mut pump = Pump::new(context, session, lease.index(), &client, endpoint);
+                        let mut pump = Pump::new(&room, session, lease.index(), &client, endpoint);
                         // The budget of turns is our own.
                         tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
                         pump.finish().await
@@ -117,14 +118,17 @@ struct Pump<'a> {
     held: [Held; 2],
     /// Bytes that may still be passed on in this turn.
     allowance: usize,
+    throttle: Option<Box<Throttle>>,
 }
 
 impl<'a> Pump<'a> {
-    fn new(context: &'a Context, session: &'a Session, index: usize, client: &'a Socket, endpoint: &'a Socket) -> Self {
+    fn new(room: &'a Room, session: &'a Session, index: usize, client: &'a Socket, endpoint: &'a Socket) -> Self {
+        let context = room.context();
         let now = context.shared.now();
         let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
         let meter = Meter::new(context, session, index);
-        Self { context, session, meter, client, endpoint, duplex, held: [Held::Nothing, Held::Nothing], allowance: 0 }
+        let (held, throttle) = ([Held::Nothing, Held::Nothing], Throttle::of(room));
+        Self { context, session, meter, client, endpoint, duplex, held, allowance: 0, throttle }
     }
 
     /// Serves both directions until neither can go on; ready when the session is at its end.
@@ -161,7 +165,15 @@ impl<'a> Pump<'a> {
             return Poll::Ready(());
         }
         self.session.wake_at(self.duplex.deadline());
+        if let Some(throttle) = &mut self.throttle {
+            throttle.rest(now, cx);
+        }
         Poll::Pending
+    }
+
+    /// Most bytes that `direction` may read now.
+    fn most(&mut self, direction: Direction, now: Duration) -> usize {
+        self.throttle.as_mut().map_or(usize::MAX, |throttle| throttle.allowance(direction, now))
     }
 
     /// Whether a side is gone whose bytes wait for the other: nobody reads from it meanwhile.
@@ -195,8 +207,15 @@ impl<'a> Pump<'a> {
 
     /// Reads into the scratch buffer and writes straight on; only what the sink does not take is kept.
     fn copy(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        let most = self.most(direction, now);
+        if most == 0 {
+            return false;
+        }
         let mut scratch = self.context.scratch.borrow_mut();
-        let Poll::Ready(read) = self.socket(direction.source()).poll_read(cx, &mut scratch) else { return false };
+        let most = most.min(scratch.len());
+        let Poll::Ready(read) = self.socket(direction.source()).poll_read(cx, &mut scratch[..most]) else {
+            return false;
+        };
         let Some(n) = self.took_in(direction, read, now) else { return true };
         let bytes = &scratch[..n];
         let taken = match self.socket(direction.sink()).poll_write(cx, bytes) {
@@ -217,11 +236,15 @@ impl<'a> Pump<'a> {
     }
 
     fn splice_in(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
+        let most = self.most(direction, now).min(PIPE_BYTES);
+        if most == 0 {
+            return false;
+        }
         let Some(mut pipe) = self.context.pipes.borrow_mut().take() else {
             self.duplex.splice_refused(direction);
             return true;
         };
-        let Poll::Ready(read) = self.socket(direction.source()).poll_splice_in(cx, &mut pipe, PIPE_BYTES) else {
+        let Poll::Ready(read) = self.socket(direction.source()).poll_splice_in(cx, &mut pipe, most) else {
             self.release(Held::Pipe(pipe));
             return false;
         };
@@ -266,6 +289,9 @@ impl<'a> Pump<'a> {
         match read {
             Ok(0) => self.duplex.source_ended(direction, now),
             Ok(n) => {
+                if let Some(throttle) = &mut self.throttle {
+                    throttle.took(direction, n as u64, now);
+                }
                 self.duplex.read(direction, n);
                 return Some(n);
             }

@@ -1,0 +1,118 @@
+//! What a proxy before this one tells of the client, and what endpoints are told of it: the PROXY protocol.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use floodway_config::SendProxy;
+use floodway_flow::proxy::{self, Addresses, Command, Decoded, Header, Transport};
+use floodway_net::{Peer, Socket};
+
+use crate::session::Session;
+use crate::worker::Context;
+
+/// What a proxy told of the client.
+#[derive(Debug)]
+pub struct Introduction {
+    /// The proxy.
+    pub proxy: Peer,
+    /// Its words.
+    pub header: Header,
+}
+
+impl Introduction {
+    /// The client. A proxy that speaks for itself (LOCAL), or that tells of no address, is the client.
+    pub(crate) fn source(&self) -> Peer {
+        self.addresses().map_or(self.proxy, |(source, _)| Peer::Ip(source))
+    }
+
+    /// Where the client connected to, if the proxy told that.
+    #[must_use]
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.addresses().map(|(_, destination)| destination)
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match (self.header.command, &self.header.addresses) {
+            (Command::Proxy, Addresses::Ip { source, destination, .. }) => Some((*source, *destination)),
+            _ => None,
+        }
+    }
+}
+
+/// Why no header was read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unheard {
+    #[error("no PROXY header: {0}")]
+    Fault(#[from] proxy::Fault),
+    #[error("the connection ended before its PROXY header")]
+    Ended,
+    #[error("the PROXY header did not come in time")]
+    Late,
+}
+
+/// Reads the header that `client` begins with, and not a byte more.
+pub(crate) async fn hear(context: &Context, client: &Socket, most: Duration) -> Result<Header, Unheard> {
+    let mut seen = 0;
+    let heard = poll_fn(|cx| {
+        loop {
+            let mut scratch = context.scratch.borrow_mut();
+            let peeked = ready!(client.poll_peek(cx, &mut scratch[..proxy::MOST], seen));
+            let Some(n) = peeked.ok().filter(|n| *n > 0) else { return Poll::Ready(Err(Unheard::Ended)) };
+            match proxy::decode(&scratch[..n])? {
+                Decoded::Incomplete(_) => seen = n,
+                Decoded::Complete(header, length) => {
+                    let taken = client.discard(length).map_err(|_| Unheard::Ended);
+                    return Poll::Ready(taken.map(|()| header));
+                }
+            }
+        }
+    });
+    tokio::time::timeout(most, heard).await.unwrap_or(Err(Unheard::Late))
+}
+
+/// Tells `endpoint` of the session's client, as the first thing that it hears.
+///
+/// # Errors
+/// If the endpoint takes no bytes.
+pub(crate) async fn tell(session: &Session, context: &Context, endpoint: &Socket, client: &Socket) -> io::Result<()> {
+    let Some(how) = &session.pool().send_proxy else { return Ok(()) };
+    let mut header = context.take_buffer();
+    write(how, session, context, client, &mut header);
+    let mut written = 0;
+    let done = poll_fn(|cx| {
+        while written < header.len() {
+            written += ready!(endpoint.poll_write(cx, &header[written..]))?;
+        }
+        Poll::Ready(Ok(()))
+    });
+    let done = done.await;
+    context.give_buffer_back(header);
+    done
+}
+
+/// The header for the session's client.
+fn write(how: &SendProxy, session: &Session, context: &Context, client: &Socket, out: &mut Vec<u8>) {
+    let introduction = session.introduction();
+    let addresses = match (session.source(), session.destination(client)) {
+        (Peer::Ip(source), Some(destination)) => Addresses::Ip { transport: Transport::Stream, source, destination },
+        _ => Addresses::Unspecified,
+    };
+    let SendProxy::V2 { tlvs, checksum } = how else { return proxy::encode_v1(&addresses, out) };
+    let known = introduction.map(|i| &i.header.tlvs);
+    let is_wanted = |kind: u8| match tlvs {
+        None => !matches!(kind, proxy::kind::CRC32C | proxy::kind::NOOP),
+        Some(kinds) => kinds.contains(&kind),
+    };
+    let own = format!("{:x}-{}", context.shared.instance, session.id());
+    let makes_id = is_wanted(proxy::kind::UNIQUE_ID) && known.is_none_or(|tlvs| tlvs.unique_id().is_none());
+    let passed = known.into_iter().flat_map(|tlvs| tlvs.iter()).filter(|(kind, _)| is_wanted(*kind));
+    let made = makes_id.then_some((proxy::kind::UNIQUE_ID, own.as_bytes()));
+    // What came within the limit goes within it, but for what we add: then the addresses alone must do.
+    if proxy::encode_v2(Command::Proxy, &addresses, passed.chain(made), *checksum, out).is_err() {
+        out.clear();
+        let _ = proxy::encode_v2(Command::Proxy, &addresses, [], *checksum, out);
+    }
+}

@@ -1,0 +1,82 @@
+//! Limits of bandwidth: how many bytes a session may read now, and when it may read on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Cx, Poll};
+use std::time::Duration;
+
+use floodway_flow::Direction;
+use floodway_policy::{Bandwidth, Bucket, SharedBucket};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::handler::Room;
+
+/// The limits of one session, where there are any.
+pub(crate) struct Throttle {
+    own: Option<(Bandwidth, [Bucket; 2])>,
+    /// Those of its source and of its listener, by direction. A source has one for both.
+    shared: Vec<(Bandwidth, [Arc<SharedBucket>; 2])>,
+    timer: Pin<Box<Sleep>>,
+    /// When a direction that may not read now may read on.
+    resumes: Option<Duration>,
+}
+
+impl Throttle {
+    /// Those of the session that holds `room`.
+    pub(crate) fn of(room: &Room) -> Option<Box<Self>> {
+        let guards = room.guards();
+        let own = guards.session_bandwidth.map(|limit| (limit, <[Bucket; 2]>::default()));
+        let of_source = room.source.as_ref().and_then(|held| {
+            let limit = guards.per_source.as_ref()?.rules().bandwidth?;
+            let bucket = held.bucket()?;
+            Some((limit, [Arc::clone(bucket), Arc::clone(bucket)]))
+        });
+        let of_listener = guards.bandwidth.clone();
+        let shared: Vec<_> = of_source.into_iter().chain(of_listener).collect();
+        if own.is_none() && shared.is_empty() {
+            return None;
+        }
+        Some(Box::new(Self { own, shared, timer: Box::pin(sleep(Duration::ZERO)), resumes: None }))
+    }
+
+    /// Bytes that `direction` may read at `now`; none if it has to wait.
+    pub(crate) fn allowance(&mut self, direction: Direction, now: Duration) -> usize {
+        let lane = direction as usize;
+        let own = self.own.iter().map(|(limit, buckets)| {
+            let bucket = &buckets[lane];
+            (bucket.allowance(limit, now), bucket.wait(limit, now))
+        });
+        let shared = self.shared.iter().map(|(limit, buckets)| {
+            let bucket = &buckets[lane];
+            (bucket.allowance(limit, now), bucket.wait(limit, now))
+        });
+        let (most, wait) = own.chain(shared).fold((u64::MAX, Duration::ZERO), |(most, wait), (allowance, until)| {
+            (most.min(allowance), if allowance == 0 { wait.max(until) } else { wait })
+        });
+        if most == 0 {
+            let at = now.saturating_add(wait);
+            self.resumes = Some(self.resumes.map_or(at, |before| before.min(at)));
+        }
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
+    /// `direction` has read `bytes`.
+    pub(crate) fn took(&mut self, direction: Direction, bytes: u64, now: Duration) {
+        let lane = direction as usize;
+        if let Some((limit, buckets)) = &mut self.own {
+            buckets[lane].take(limit, bytes, now);
+        }
+        for (limit, buckets) in &self.shared {
+            buckets[lane].take(limit, bytes, now);
+        }
+    }
+
+    /// Has the task woken when a direction that waits may read on.
+    pub(crate) fn rest(&mut self, now: Duration, cx: &mut Cx<'_>) {
+        let Some(at) = self.resumes.take() else { return };
+        self.timer.as_mut().reset(Instant::now() + at.saturating_sub(now));
+        if self.timer.as_mut().poll(cx) == Poll::Ready(()) {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
