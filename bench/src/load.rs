@@ -68,6 +68,11 @@ pub(crate) static SCENARIOS: [Scenario; 10] = [
     scenario("mixed", "round trip", Kind::Mixed),
 ];
 
+/// The scenario of that name, which there must be.
+pub(crate) fn scenario_named(name: &str) -> &'static Scenario {
+    SCENARIOS.iter().find(|s| s.name == name).unwrap_or(&SCENARIOS[0])
+}
+
 /// What the clients of a scenario counted.
 #[derive(Debug, Default)]
 struct Seen {

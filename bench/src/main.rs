@@ -4,6 +4,7 @@
 //! less than a rate. Rates and latencies are shown beside it. docs/performance.md tells the method.
 
 mod checks;
+mod guards;
 mod keyed;
 mod large;
 mod load;
@@ -47,6 +48,8 @@ enum Command {
     Pick,
     /// What checks of many endpoints cost
     Checks(checks::ChecksArgs),
+    /// What guards and limits cost where they say yes, and a storm of strangers
+    Guards(guards::GuardsArgs),
     /// The server side, in a process of its own
     #[command(hide = true)]
     Serve,
@@ -85,6 +88,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Checks(args) => checks::run(&args),
+        Command::Guards(args) => guards::run(&args),
         Command::Serve => server::serve(),
     }
 }

@@ -32,13 +32,22 @@ impl Proxy {
         ])
     }
 
+    /// A Floodway in front of one endpoint on `port`, with `listener` among the words of its listener.
+    pub(crate) fn start_floodway(port: u16, listener: &str) -> anyhow::Result<Self> {
+        let binary = std::env::current_exe()?.with_file_name("floodway");
+        let config = |front, endpoints: &[SocketAddr], folder: &Path| {
+            floodway_config(front, endpoints, folder).replace("forward: p }", &format!("forward: p, {listener} }}"))
+        };
+        Self::start("floodway", &binary, &["--version"], &["run", "-c"], &[address(0, port)], config)
+    }
+
     fn start(
         name: &'static str,
         binary: &Path,
         version: &[&str],
         args: &[&str],
         endpoints: &[SocketAddr],
-        config: fn(SocketAddr, &[SocketAddr], &Path) -> String,
+        config: impl Fn(SocketAddr, &[SocketAddr], &Path) -> String,
     ) -> anyhow::Result<Self> {
         let version = self::version(binary, version)?;
         let folder = tempfile::tempdir()?;
