@@ -202,7 +202,7 @@ impl<'a> Line<'a> {
             route: record.route,
             pool: record.pool,
             endpoint: record.endpoint.map(|e| e.name.as_str()),
-            address: record.endpoint.map(|e| e.address.to_string()),
+            address: record.place.map(|at| at.to_string()).or_else(|| Some(record.endpoint?.address.to_string())),
             source: record.source.to_string(),
             told: record.introduction.map(Told::new),
             reason,

@@ -137,7 +137,7 @@ pub fn session(session: &SessionInfo) -> Value {
         "route": "default",
         "pool": session.pool,
         "endpoint": session.endpoint.as_ref().map(|(name, _)| name),
-        "address": session.endpoint.as_ref().map(|(_, address)| address.to_string()),
+        "address": session.place.map(|at| at.to_string()).or_else(|| Some(session.endpoint.as_ref()?.1.to_string())),
         "source": session.source.to_string(),
         "age_seconds": seconds(session.age),
         "idle_seconds": seconds(session.idle),

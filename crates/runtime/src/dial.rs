@@ -165,6 +165,9 @@ fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connectin
         };
         return Connecting::begin(Target::Unix(path), false);
     };
+    if !matches!(session.pool().endpoints[index].address, Address::Socket(_)) {
+        session.goes_to(to);
+    }
     let options = session.pool().options.as_ref().unwrap_or(&session.listener().endpoint_options);
     // Whoever listens first would wait for ever for a SYN that waits for bytes.
     let fast_open = session.pool().fast_open && (session.pool().send_proxy.is_some() || client.has_input());
@@ -233,8 +236,11 @@ fn target(session: &Session, index: usize, client: &Socket) -> io::Result<Option
         }
         Address::Original => {
             let to = client.original_destination().ok_or_else(|| ours("the client came by a unix socket"))?;
-            let is_ours = |&(first, last): &(u16, u16)| (first..=last).contains(&to.port());
-            if client.local_address() == Some(to) && session.listener().ports.iter().any(is_ours) {
+            // Nobody led it here: where it wanted to go is this listener, unless that takes what is not ours.
+            let ports = &session.listener().transparent_ports;
+            let leads_back =
+                ports.is_empty() || ports.iter().any(|(first, last)| (*first..=*last).contains(&to.port()));
+            if client.local_address() == Some(to) && leads_back {
                 return Err(ours("the client came to this very listener: a connection there would come back"));
             }
             Ok(Some(to))

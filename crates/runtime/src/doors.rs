@@ -31,7 +31,15 @@ pub(crate) struct Door {
 /// What makes two addresses the same socket: all that is fixed once it is bound.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Tcp { address: String, port: u16, freebind: bool, transparent: bool, interface: Option<String>, mptcp: bool },
+    Tcp {
+        address: String,
+        port: u16,
+        freebind: bool,
+        transparent: bool,
+        interface: Option<String>,
+        mptcp: bool,
+        fixed_buffers: (bool, bool),
+    },
     Unix(std::path::PathBuf),
 }
 
@@ -278,6 +286,7 @@ fn wanted(listener: &Listener) -> impl Iterator<Item = Wanted<'_>> {
             Bind::Tcp { address, .. } => address.first..=address.last,
             Bind::Unix { .. } => 0..=0,
         };
+        let options = &listener.tcp.options;
         ports.map(move |port| {
             let key = match bind {
                 Bind::Tcp { address, freebind, transparent, interface, .. } => Key::Tcp {
@@ -287,6 +296,8 @@ fn wanted(listener: &Listener) -> impl Iterator<Item = Wanted<'_>> {
                     transparent: *transparent,
                     interface: interface.clone(),
                     mptcp: listener.tcp.mptcp,
+                    // A size that was set once cannot be left to the kernel again.
+                    fixed_buffers: (options.send_buffer.is_some(), options.receive_buffer.is_some()),
                 },
                 Bind::Unix { path, .. } => Key::Unix(path.clone()),
             };

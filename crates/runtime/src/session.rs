@@ -93,6 +93,8 @@ pub struct Record<'a> {
     pub pool: &'a str,
     /// Which endpoint; `None` until one is connected.
     pub endpoint: Option<&'a Endpoint>,
+    /// Where that is, if it is another place for each client.
+    pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
     /// What a proxy before this one told of it.
@@ -135,12 +137,15 @@ enum Told {
 pub(crate) struct Session {
     id: SessionId,
     view: Rc<View>,
-    listener: usize,
+    /// Its place in the view, as that of the pool. Short, since there may be many.
+    listener: u32,
     source: Peer,
     /// What a proxy before this one told.
     introduction: Option<Rc<Introduction>>,
     accepted: Duration,
-    pool: Cell<PoolId>,
+    pool: Cell<u32>,
+    /// Where its endpoint is, if that is another place for each client.
+    place: Cell<Option<Box<SocketAddr>>>,
     counted: Cell<bool>,
     endpoint: Cell<Option<u32>>,
     connect: Cell<Option<Duration>>,
@@ -162,21 +167,21 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn listener(&self) -> &Listener {
-        &self.view.snapshot.listeners[self.listener]
+        &self.view.snapshot.listeners[self.listener as usize]
     }
 
     pub(crate) fn pool(&self) -> &Pool {
-        &self.view.snapshot.pools[self.pool.get().0]
+        &self.view.snapshot.pools[self.pool.get() as usize]
     }
 
     /// What this worker keeps of its pool.
     pub(crate) fn picker(&self) -> RefMut<'_, Picker> {
-        self.view.pickers[self.pool.get().0].borrow_mut()
+        self.view.pickers[self.pool.get() as usize].borrow_mut()
     }
 
     /// Where it counts.
     pub(crate) fn traffic(&self) -> Option<&Lanes<Traffic>> {
-        self.listener().traffic_to(self.pool.get())
+        self.listener().traffic_to(PoolId(self.pool.get() as usize))
     }
 
     /// Counts of its endpoint; `None` until one is connected.
@@ -190,7 +195,7 @@ impl Session {
 
     /// No endpoint of its pool is fit: another pool takes over. Only before it was counted.
     pub(crate) fn move_to(&self, pool: PoolId) {
-        self.pool.set(pool);
+        self.pool.set(short(pool.0));
     }
 
     /// Its pool is settled: it counts there from now on.
@@ -205,6 +210,11 @@ impl Session {
     /// An endpoint is being connected to.
     pub(crate) fn begin_try(&self) {
         self.tries.set(self.tries.get() + 1);
+    }
+
+    /// Its endpoint, which is another place for each client, is at `address` for this one.
+    pub(crate) fn goes_to(&self, address: SocketAddr) {
+        self.place.set(Some(Box::new(address)));
     }
 
     /// Connects begun.
@@ -321,6 +331,7 @@ impl Session {
             listener: self.listener().name.clone(),
             pool: self.pool().name.clone(),
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
+            place: self.place(),
             source: self.source,
             age: now.saturating_sub(self.accepted),
             idle: self.idle(now),
@@ -391,11 +402,12 @@ impl Session {
         Self {
             id: self.id,
             view,
-            listener,
+            listener: short(listener),
             source: self.source,
             introduction: self.introduction.clone(),
             accepted: self.accepted,
-            pool: Cell::new(pool),
+            pool: Cell::new(short(pool.0)),
+            place: Cell::new(None),
             counted: self.counted.clone(),
             endpoint: Cell::new(None),
             connect: Cell::new(None),
@@ -411,6 +423,14 @@ impl Session {
         }
     }
 
+    /// Where its endpoint is, if that is another place for each client.
+    fn place(&self) -> Option<SocketAddr> {
+        let kept = self.place.take();
+        let place = kept.as_deref().copied();
+        self.place.set(kept);
+        self.endpoint().and(place)
+    }
+
     fn record(&self, context: &Context, event: Event) {
         let error = self.error.borrow();
         context.shared.log.record(&Record {
@@ -420,6 +440,7 @@ impl Session {
             route: "default",
             pool: &self.pool().name,
             endpoint: self.endpoint(),
+            place: self.place(),
             source: self.source,
             introduction: self.introduction(),
             age: context.shared.now().saturating_sub(self.accepted),
@@ -430,6 +451,11 @@ impl Session {
             error: error.as_deref().filter(|_| self.endpoint.get().is_none()),
         });
     }
+}
+
+/// A place in a snapshot: there are never so many that it would not fit.
+fn short(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 /// A session at one moment, for whoever asks from another thread.
@@ -443,6 +469,8 @@ pub struct SessionInfo {
     pub pool: String,
     /// Name and address of its endpoint; `None` until one is connected.
     pub endpoint: Option<(String, Address)>,
+    /// Where that is, if it is another place for each client.
+    pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
     /// Since it was accepted.
@@ -629,11 +657,12 @@ impl Registered {
         let session = sessions.make(Session {
             id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
             view,
-            listener,
+            listener: short(listener),
             source,
             introduction,
             accepted,
-            pool: Cell::new(pool),
+            pool: Cell::new(short(pool.0)),
+            place: Cell::new(None),
             counted: Cell::new(false),
             endpoint: Cell::new(None),
             connect: Cell::new(None),

@@ -49,8 +49,8 @@ pub struct Listener {
     pub(crate) session_bandwidth: Option<Bandwidth>,
     pub(crate) accept_proxy: Option<AcceptProxy>,
     pub(crate) tarpit: Option<Tarpit>,
-    /// First and last.
-    pub(crate) ports: Vec<(u16, u16)>,
+    /// Where it takes connections to addresses that are not ours: first and last port of each.
+    pub(crate) transparent_ports: Vec<(u16, u16)>,
     /// Who was banned by hand.
     pub(crate) bans: Bans,
     pub(crate) timeouts: ClientTimeouts,

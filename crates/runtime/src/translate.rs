@@ -104,7 +104,7 @@ impl<'a> Making<'a> {
             session_bandwidth: l.session_bandwidth.map(|limit| Bandwidth::new(limit, None)),
             accept_proxy: l.accept_proxy.clone(),
             tarpit: tarpit(l.when_refused, old),
-            ports: ports(&l.bind),
+            transparent_ports: transparent_ports(&l.bind),
             bans: self.bans.get(&l.name).cloned().unwrap_or_default(),
             timeouts: l.timeouts,
             // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
@@ -300,11 +300,11 @@ fn tarpit(when_refused: config::WhenRefused, old: Option<&Listener>) -> Option<T
     Some(Tarpit { time, places })
 }
 
-/// The ports that a listener is reached at.
-fn ports(bind: &[config::Bind]) -> Vec<(u16, u16)> {
+/// The ports that a listener takes foreign connections at.
+fn transparent_ports(bind: &[config::Bind]) -> Vec<(u16, u16)> {
     let of = |bind: &config::Bind| match bind {
-        config::Bind::Tcp { address, .. } => Some((address.first, address.last)),
-        config::Bind::Unix { .. } => None,
+        config::Bind::Tcp { address, transparent: true, .. } => Some((address.first, address.last)),
+        _ => None,
     };
     bind.iter().filter_map(of).collect()
 }

@@ -138,6 +138,14 @@ impl Builder<'_> {
             listener: listener.text.to_string(),
         });
         let (freebind, transparent) = (node.is_on("freebind"), node.is_on("transparent"));
+        if transparent && address.first == 0 {
+            self.error(
+                at.span,
+                "a rule of the firewall cannot name a port that the kernel chooses",
+                "port 0",
+                "write the port that the rule names, like 15001",
+            );
+        }
         Some(Bind::Tcp { address, freebind, transparent, interface, backlog })
     }
 
