@@ -16,7 +16,9 @@ pub use load::{Load, Seen};
 pub use name_server::{Asked, Behaviour, HUGE, NameServer, SPOOFED};
 pub use process::{Floodway, Options, binary, project_folder, run};
 pub use rig::{Host, Link, Rig, Weather};
-pub use servers::{Server, as_postgres, dnsmasq, finished, pgbench, postgres, postgres_program, psql, redis};
+pub use servers::{
+    Server, as_postgres, dnsmasq, finished, haproxy, nginx, pgbench, postgres, postgres_program, psql, redis,
+};
 pub use service_manager::ServiceManager;
 pub use stream::{Keyed, keyed_echo, pseudo_random};
 pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, ping, read_to_ending, reset};

@@ -85,6 +85,46 @@ pub fn redis(options: &[&str]) -> Server {
     Server { child, address, folder }
 }
 
+/// A server that `command` runs once it is told the file that says `config`; it listens at `address`.
+fn configured(mut command: Command, config: &str, address: SocketAddr) -> Server {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config");
+    std::fs::write(&file, config).expect("the configuration");
+    command.arg(file).current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.spawn().expect("haproxy and nginx: ./scripts/test installs them");
+    let server = Server { child, address, folder };
+    wait_for("what it listens at", Duration::from_secs(20), || connect(address).ok());
+    server
+}
+
+/// An HAProxy for TCP with these `sections`; one of its addresses is `address`.
+///
+/// # Panics
+/// If it does not listen.
+#[must_use]
+pub fn haproxy(address: SocketAddr, sections: &str) -> Server {
+    let timeouts = "    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n";
+    let mut command = Command::new("haproxy");
+    command.args(["-db", "-q", "-f"]);
+    configured(command, &format!("defaults\n    mode tcp\n{timeouts}{sections}\n"), address)
+}
+
+/// An nginx for TCP with these `servers`; one of their addresses is `address`.
+///
+/// # Panics
+/// If it does not listen.
+#[must_use]
+pub fn nginx(address: SocketAddr, servers: &str) -> Server {
+    let modules = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/share/nginx/modules/ngx_stream_module.so"];
+    let module = modules.iter().find(|m| std::path::Path::new(m).exists());
+    let load = module.map_or(String::new(), |m| format!("load_module {m};\n"));
+    // One process: workers would outlive a master that is ended by force.
+    let alone = "daemon off;\nmaster_process off;\npid /dev/null;\nerror_log stderr crit;\nevents {}\n";
+    let mut command = Command::new("nginx");
+    command.args(["-e", "stderr", "-c"]);
+    configured(command, &format!("{load}{alone}stream {{\n{servers}\n}}\n"), address)
+}
+
 /// A program of PostgreSQL, which Debian keeps out of the path.
 ///
 /// # Panics
