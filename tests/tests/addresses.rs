@@ -671,7 +671,7 @@ fn fast_opens(rig: &Rig) -> (u64, u64) {
     (value("TCPFastOpenActive"), value("TCPFastOpenPassive"))
 }
 
-/// The first connection of each side gets a cookie, the next ones bring it along with their first bytes.
+/// The first connection of each side gets a cookie, the next ones bring it along with their first bytes: to endpoints the header.
 #[test]
 fn first_bytes_travel_with_the_syn() {
     let Some(rig) = rig() else { return };
@@ -680,7 +680,8 @@ fn first_bytes_travel_with_the_syn() {
     // Every listener of theirs takes data with a SYN.
     set_kernel(&rig, Host::Be(1), "tcp_fastopen", "1027");
     let backend = rig.backend(Host::Be(1), echo);
-    let config = with_options(backend.address(), ", tcp: { fast_open: 16 }", ", tcp: { fast_open: on }");
+    let config =
+        with_options(backend.address(), ", tcp: { fast_open: 16 }", ", send_proxy: v2, tcp: { fast_open: on }");
     let floodway = rig.on(Host::Lb, || Floodway::start(&config));
     let front = front(false);
     let open = || {

@@ -223,3 +223,39 @@ fn a_tarpit_holds_some() {
     assert!(is_served(source(1), address));
     assert_eq!(floodway.stop(), Some(0));
 }
+
+/// Those who share a limit share it: nobody gets all of it because it came first.
+#[test]
+fn what_many_share_is_shared() {
+    let backend = fountain();
+    let floodway = front("limits: { bandwidth: 8MiB/s }", "", &backend, 1);
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| connect(floodway.address("l")).unwrap()).collect();
+    let speeds: Vec<f64> = std::thread::scope(|scope| {
+        let all: Vec<_> =
+            streams.iter_mut().map(|stream| scope.spawn(move || speed(stream, Duration::from_secs(5)))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let (least, most) = speeds.iter().fold((f64::MAX, 0.0f64), |(least, most), &s| (least.min(s), most.max(s)));
+    assert!(most < 3.0 * least, "{speeds:.0?}");
+}
+
+/// A ban holds for those as well whose proxy has yet to tell who they are, and in whatever clothes an address comes.
+#[test]
+fn a_ban_does_not_wait_for_the_header() {
+    let backend = Backend::echo();
+    let floodway = front("accept_proxy: { from: 127.0.0.1 }", "", &backend, 2);
+    let come = || connect(floodway.address("l")).unwrap();
+    let mut held = come();
+    held.write_all(b"PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 50000 5432\r\nx").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+    let mut early = come();
+    wait_until(|| "it waits".into(), SOON, || floodway.metric("permits_used", &[]) == 2.0);
+    let said = floodway.ask(&["ban", "192.0.2.0/24", "--listener", "l"]);
+    assert_eq!(said["ended_sessions"], 1, "{said}");
+    early.write_all(b"PROXY TCP4 192.0.2.8 192.0.2.1 50000 5432\r\nx").unwrap();
+    assert!(!matches!(early.read(&mut [0]), Ok(1..)));
+    assert_eq!(rejected(&floodway, "banned"), 1.0);
+    let forever = floodway.command(&["ban", "192.0.2.0/24", "--listener", "l", "--for", "3660d"]);
+    let longer = floodway.command(&["ban", "192.0.2.0/24", "--listener", "l", "--for", "3661d"]);
+    assert!(forever.status.success() && !longer.status.success(), "moments must be dates");
+}

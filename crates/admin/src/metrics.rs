@@ -37,7 +37,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Out(encoder);
         let snapshot = self.shared.snapshot();
-        sessions(&mut out, &snapshot)?;
+        sessions(&mut out, &snapshot, self.shared.now())?;
         pools(&mut out, &snapshot)?;
         endpoints(&mut out, &snapshot)?;
         checks(&mut out, &snapshot)?;
@@ -107,7 +107,7 @@ impl Out<'_> {
     }
 }
 
-fn sessions(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+fn sessions(out: &mut Out<'_>, snapshot: &Snapshot, now: Duration) -> Result<(), Error> {
     let mut all = Vec::new();
     for listener in &snapshot.listeners {
         for (pool, totals) in listener.traffic() {
@@ -134,7 +134,7 @@ fn sessions(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     let named = || snapshot.listeners.iter().map(|l| ([("listener", l.name.as_str())], l));
     let held = named().filter_map(|(l, of)| Some((l, f64::from(of.tarpitted()?))));
     out.gauge("tarpitted", "Connections that were turned away and are held", held)?;
-    let bans = named().map(|(l, of)| (l, of.bans().len() as f64));
+    let bans = named().map(|(l, of)| (l, of.bans().iter().filter(|ban| ban.is_on(now)).count() as f64));
     out.gauge("bans", "Address ranges that were banned by hand", bans)?;
     let sources = named().filter_map(|(l, of)| Some((l, of.sources()?)));
     let known = sources.clone().map(|(l, (known, _))| (l, known as f64));

@@ -43,7 +43,7 @@ pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[Str
 
 /// Who is turned away, and until when.
 fn banned(ban: &Ban, now: Duration) -> Value {
-    let until = ban.until.map(|until| time(SystemTime::now() + until.saturating_sub(now)));
+    let until = ban.until.and_then(|until| SystemTime::now().checked_add(until.saturating_sub(now))).map(time);
     json!({ "range": ban.prefix.to_string(), "until": until, "reason": &*ban.why })
 }
 
@@ -121,7 +121,10 @@ pub fn by_hand(hand: &ByHand) -> Value {
 
 /// A moment as RFC 3339 says it.
 fn time(moment: SystemTime) -> String {
-    OffsetDateTime::from(moment).format(&Rfc3339).unwrap_or_default()
+    // A moment of the year 10000 or later has no such form.
+    let seconds = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let date = i64::try_from(seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 fn seconds(time: Duration) -> f64 {

@@ -368,7 +368,7 @@ static ENDPOINT_TCP: Section = section(
         Key::new(
             "fast_open",
             Kind::Leaf(Switch),
-            "The first bytes travel with the SYN, where the endpoint allows it and bytes are there (TCP_FASTOPEN_CONNECT).",
+            "The header of `send_proxy` travels with the SYN, where the endpoint allows it (TCP_FASTOPEN_CONNECT).",
         )
         .or("off"),
         Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),

@@ -23,6 +23,8 @@ use crate::watch::Watch;
 /// Sessions in one answer: as many as are asked for, and at the most.
 const SESSIONS_A_PAGE: usize = 100;
 const MOST_SESSIONS_A_PAGE: usize = 10_000;
+/// How long a change by hand may hold that is over by itself: moments must be dates.
+const LONGEST_CHANGE: Duration = Duration::from_secs(10 * 366 * 86400);
 /// Longest time for a confirmation.
 const LONGEST_CONFIRM: Duration = Duration::from_secs(3600);
 
@@ -507,6 +509,9 @@ impl Control {
                 return error(400, &format!("`{word}` is no state: there is enabled, drain and disabled"));
             }
         };
+        if change.for_seconds.is_some_and(|s| s > LONGEST_CHANGE.as_secs()) {
+            return error(400, "a change lasts ten years at the most; without `for_seconds` until it is reset");
+        }
         if change.weight.is_some_and(|w| w > 1000) {
             return error(400, "a weight is from 0 to 1000");
         }
@@ -570,6 +575,9 @@ impl Control {
             return error(400, &format!("`{}` is no address range, like 192.0.2.0/24 or 2001:db8::1", ban.range));
         };
         let time = ban.for_seconds.map(Duration::from_secs);
+        if time.is_some_and(|time| time > LONGEST_CHANGE) {
+            return error(400, "a ban lasts ten years at the most; without `for_seconds` until it is lifted");
+        }
         let reason = ban.reason.as_deref().unwrap_or_default();
         let Some(ended) = self.running.ban(listener, range, time, reason).await else {
             return error(404, &format!("there is no listener `{listener}`"));

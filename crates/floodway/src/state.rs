@@ -68,7 +68,7 @@ fn ban_from(ban: &Value) -> anyhow::Result<Banned> {
     Ok(Banned {
         listener: text("listener").context("a ban without a listener")?.to_owned(),
         range: text("range").and_then(parse_prefix).context("a ban without a range")?,
-        until: ban["until"].as_u64().map(|s| UNIX_EPOCH + Duration::from_secs(s)),
+        until: ban["until"].as_u64().and_then(|s| UNIX_EPOCH.checked_add(Duration::from_secs(s))),
         reason: text("reason").unwrap_or_default().to_owned(),
     })
 }
@@ -88,7 +88,7 @@ fn entry(pool: &str, address: &str, hand: &ByHand) -> Value {
 
 fn entry_from(entry: &Value) -> anyhow::Result<((String, String), ByHand)> {
     let text = |key: &str| entry[key].as_str().map(str::to_owned);
-    let moment = |key: &str| entry[key].as_u64().map(|s| UNIX_EPOCH + Duration::from_secs(s));
+    let moment = |key: &str| entry[key].as_u64().and_then(|s| UNIX_EPOCH.checked_add(Duration::from_secs(s)));
     let small = |key: &str| entry[key].as_u64().and_then(|n| u32::try_from(n).ok());
     let state = match entry["state"].as_str() {
         None => None,

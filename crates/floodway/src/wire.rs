@@ -88,8 +88,8 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         let signals = Signals::new().context("cannot watch for signals")?;
         let logs = Arc::new(opened.logs);
         let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.state.by_hand)?;
-        running.ban_again(opened.state.banned);
         running.first_members().await;
+        running.ban_again(opened.state.banned);
         if let Some(predecessor) = &mut predecessor {
             for (pool, why) in running.empty_pools() {
                 anyhow::ensure!(

@@ -132,17 +132,18 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
     if now.dscp.is_none() && was_on(|b| b.socket.dscp.is_some()) {
         off(set_class(&about, 0, is_ipv6))?;
     }
-    if now.mss.is_none() && before.is_some_and(|b| b.socket.mss.is_some()) {
+    if now.mss.is_none() && was_on(|b| b.socket.mss.is_some()) {
         off(about.set_tcp_mss(0))?;
     }
-    if now.mark.is_none() && before.is_some_and(|b| b.socket.mark.is_some()) {
+    if now.mark.is_none() && about.mark().is_ok_and(|mark| mark != 0) {
         off(about.set_mark(0))?;
     }
     if now.notsent_lowat.is_none() && was_on(|b| b.socket.notsent_lowat.is_some()) {
         // 0 is the system's own.
         off(about.set_tcp_notsent_lowat(0))?;
     }
-    if now.congestion.is_none() && before.is_some_and(|b| b.socket.congestion.is_some()) {
+    set_transparent(&about, options.transparent, is_ipv6)?;
+    if now.congestion.is_none() && was_on(|b| b.socket.congestion.is_some()) {
         let usual = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
         off(about.set_tcp_congestion(usual.trim().as_bytes()))?;
     }
@@ -152,6 +153,18 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
         None if was_on(|b| b.fast_open.is_some()) => off(setsockopt(&socket.as_fd(), FastOpen, &0).map_err(Into::into)),
         None => Ok(()),
     }
+}
+
+/// Only where that changes something: it takes a capability.
+fn set_transparent(socket: &Socket, on: bool, is_ipv6: bool) -> io::Result<()> {
+    let has_v4 = socket.ip_transparent_v4().unwrap_or(false);
+    if has_v4 != on && (on || has_v4) {
+        off(socket.set_ip_transparent_v4(on)).or_else(|error| if is_ipv6 { Ok(()) } else { Err(error) })?;
+    }
+    if is_ipv6 && socket.ip_transparent_v6().is_ok_and(|has| has != on) {
+        socket.set_ip_transparent_v6(on)?;
+    }
+    Ok(())
 }
 
 /// Not every kind of socket has every option: then there is nothing to turn off.

@@ -233,12 +233,6 @@ impl Socket {
         }
     }
 
-    /// Whether there is something to read now.
-    #[must_use]
-    pub fn has_input(&self) -> bool {
-        rustix::net::recv(self.raw(), &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(_, n)| n > 0)
-    }
-
     /// Takes `bytes` off what waits to be read, which must be there.
     ///
     /// # Errors
@@ -322,6 +316,7 @@ impl From {
 pub struct Connecting {
     socket: Socket,
     in_progress: bool,
+    sent: usize,
 }
 
 impl Connecting {
@@ -331,16 +326,18 @@ impl Connecting {
     /// Why it cannot even be tried, as the kernel says it: EADDRNOTAVAIL if every port of the address that it comes from is
     /// taken. What is wrong with that address has no number.
     ///
-    /// With `fast_open` (RFC 7413) the SYN goes out with the first bytes that are written, if the other side allowed that
-    /// before: it is for those who write first, and at once.
-    pub fn begin(to: Target<'_>, fast_open: bool) -> io::Result<Self> {
+    /// Where `first` is something, it travels with the SYN if the other side allowed that before (RFC 7413), as far as it fits:
+    /// [`Connecting::sent`].
+    pub fn begin(to: Target<'_>, first: &[u8]) -> io::Result<Self> {
         let (socket, address) = match to {
             Target::Tcp(address, options, from) => {
                 let kind = Type::STREAM.nonblocking().cloexec();
                 let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-                options.apply(&socket, address)?;
-                from.bind(&socket, address)?;
-                if fast_open {
+                // What goes wrong here has no number: it is no fault of the other side's.
+                let ours = |error: io::Error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+                options.apply(&socket, address).map_err(ours)?;
+                from.bind(&socket, address).map_err(ours)?;
+                if !first.is_empty() {
                     setsockopt(&socket, TcpFastOpenConnect, &true)?;
                 }
                 (socket, SockAddr::from(address))
@@ -356,7 +353,24 @@ impl Connecting {
             // A unix socket whose queue is full says EAGAIN, at once.
             Err(error) => return Err(error),
         };
-        Ok(Self { socket: Socket::new(socket.into(), matches!(to, Target::Tcp(..)))?, in_progress })
+        let is_tcp = matches!(to, Target::Tcp(..));
+        let mut connecting = Self { in_progress, sent: 0, socket: Socket::new(socket.into(), is_tcp)? };
+        if is_tcp && !in_progress && !first.is_empty() {
+            // It is not connected yet: the SYN waits for this.
+            connecting.sent = match rustix::net::send(connecting.socket.raw(), first, SendFlags::NOSIGNAL) {
+                Ok(n) => n,
+                Err(Errno::INPROGRESS | Errno::AGAIN) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            connecting.in_progress = true;
+        }
+        Ok(connecting)
+    }
+
+    /// Bytes of the first ones that went with the SYN.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.sent
     }
 
     /// Ready once it is connected.

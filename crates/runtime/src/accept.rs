@@ -90,11 +90,16 @@ impl<H: Handler> Entrance<H> {
         let mut room = Room::new(view, listener, permit);
         let accepted = self.context.shared.now();
         let arrival = Arrival { client, source: peer, accepted };
-        match admit_peer(&mut room, peer, accepted) {
-            Ok(Comes::Alone) => match admit_client(&mut room, peer, accepted) {
-                Ok(()) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, room)))),
-                Err(why) => turn_away(arrival, room, why),
-            },
+        let admitted = comes(room.guards(), peer).and_then(|comes| match comes {
+            Comes::Alone => may_come(room.guards(), peer, accepted)
+                .and_then(|()| admit_client(&mut room, peer, accepted))
+                .and_then(|()| admit_session(&mut room))
+                .map(|()| comes),
+            // Before the header is waited for: that takes a place.
+            Comes::ByProxy => admit_session(&mut room).map(|()| comes),
+        });
+        match admitted {
+            Ok(Comes::Alone) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, room)))),
             Ok(Comes::ByProxy) => {
                 drop(tokio::task::spawn_local(introduced(self.handler.clone(), arrival, room)));
             }
@@ -130,7 +135,10 @@ async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room
     let introduction = Introduction { proxy: arrival.source, header };
     arrival.source = introduction.source();
     let now = room.context().shared.now();
-    let may_come = may_come(room.guards(), arrival.source, now);
+    // Who was banned or denied meanwhile may not come any more.
+    let view = room.context().view();
+    let guards = view.snapshot.listeners.iter().find(|l| l.name == room.guards().name);
+    let may_come = may_come(guards.map_or(room.guards(), |l| l), arrival.source, now);
     match may_come.and_then(|()| admit_client(&mut room, arrival.source, now)) {
         Ok(()) => handler.handle(arrival.flow(Some(Rc::new(introduction)), room)).await,
         Err(why) => turn_away(arrival, room, why),
@@ -205,34 +213,29 @@ enum Comes {
     ByProxy,
 }
 
-/// The guards that need to know only who is at the other end of the socket, cheapest first. Places that are taken are given back
-/// with the room.
-fn admit_peer(room: &mut Room, peer: Peer, now: Duration) -> Result<Comes, Rejection> {
-    let guards = &room.view.snapshot.listeners[room.listener()];
+/// How whoever is at the other end of the socket comes, if it may.
+fn comes(guards: &Listener, peer: Peer) -> Result<Comes, Rejection> {
     if peer.ip().is_some_and(|ip| !guards.peer_access.allows(ip)) {
         return Err(Rejection::Denied);
     }
-    let comes = match &guards.accept_proxy {
-        None => Comes::Alone,
+    match &guards.accept_proxy {
+        None => Ok(Comes::Alone),
         // Behind a unix socket there is no address: its file says who may connect.
-        Some(proxies) if peer.ip().is_none_or(|ip| proxies.from.allows(ip)) => Comes::ByProxy,
-        Some(proxies) if proxies.others_are_plain => Comes::Alone,
-        Some(_) => return Err(Rejection::Denied),
-    };
-    // Who is denied anyway takes nothing of the rate.
-    if comes == Comes::Alone {
-        may_come(guards, peer, now)?;
+        Some(proxies) if peer.ip().is_none_or(|ip| proxies.from.allows(ip)) => Ok(Comes::ByProxy),
+        Some(proxies) if proxies.others_are_plain => Ok(Comes::Alone),
+        Some(_) => Err(Rejection::Denied),
     }
-    if guards.rate.as_ref().is_some_and(|(rate, meter)| !meter.take(rate, now)) {
-        return Err(Rejection::Rate);
-    }
-    if let Some(sessions) = &guards.sessions {
+}
+
+/// Takes a place of the listener. Places that are taken are given back with the room.
+fn admit_session(room: &mut Room) -> Result<(), Rejection> {
+    if let Some(sessions) = &room.view.snapshot.listeners[room.listener()].sessions {
         if !sessions.take() {
             return Err(Rejection::Limit);
         }
         room.in_listener = true;
     }
-    Ok(comes)
+    Ok(())
 }
 
 /// Whether the client may come at all.
@@ -245,7 +248,7 @@ fn may_come(guards: &Listener, client: Peer, now: Duration) -> Result<(), Reject
     }
 }
 
-/// The guards that need to know the client.
+/// The guards that count clients: first those of the source, so that one that comes too often takes nothing of the others' rate.
 fn admit_client(room: &mut Room, client: Peer, now: Duration) -> Result<(), Rejection> {
     let guards = &room.view.snapshot.listeners[room.listener()];
     if let (Some(per_source), Some(ip)) = (&guards.per_source, client.ip()) {
@@ -253,6 +256,9 @@ fn admit_client(room: &mut Room, client: Peer, now: Duration) -> Result<(), Reje
             Refused::Rate => Rejection::PerSourceRate,
             Refused::Sessions | Refused::Full => Rejection::PerSource,
         })?;
+    }
+    if guards.rate.as_ref().is_some_and(|(rate, meter)| !meter.take(rate, now)) {
+        return Err(Rejection::Rate);
     }
     Ok(())
 }
@@ -265,7 +271,9 @@ fn turn_away(arrival: Arrival, mut room: Room, why: Rejection) {
     guards.rejections.of(room.context().worker).of(why).add(1);
     tracing::debug!(listener = guards.name, source = %arrival.source, reason = why.as_str(), "turned away");
     arrival.client.reset_when_closed();
-    if let Some(tarpit) = guards.tarpit.as_ref().filter(|tarpit| tarpit.places.take()) {
+    // Half of the process's places are for others, whatever is held.
+    let (used, most) = room.context().shared.sessions();
+    if let Some(tarpit) = guards.tarpit.as_ref().filter(|tarpit| used <= most / 2 && tarpit.places.take()) {
         let places = Arc::clone(&tarpit.places);
         let until = arrival.accepted.saturating_add(tarpit.time);
         tokio::task::spawn_local(async move {

@@ -35,7 +35,7 @@ impl Running {
             let banned = bans.iter().filter(|ban| ban.is_on(now)).map(move |ban| Banned {
                 listener: listener.clone(),
                 range: ban.prefix,
-                until: ban.until.map(|until| today + until.saturating_sub(now)),
+                until: ban.until.and_then(|until| today.checked_add(until.saturating_sub(now))),
                 reason: ban.why.to_string(),
             });
             banned.collect::<Vec<_>>()

@@ -13,7 +13,7 @@ use floodway_net::{Connecting, From, Peer, Socket, Target};
 
 use crate::counters::Failure;
 use crate::flow_key;
-use crate::introduction::tell;
+use crate::introduction::{header, tell};
 use crate::queue;
 use crate::session::{Registered, Session};
 use crate::worker::Context;
@@ -163,15 +163,19 @@ fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connectin
         let Address::Unix(path) = &session.pool().endpoints[index].address else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        return Connecting::begin(Target::Unix(path), false);
+        return Connecting::begin(Target::Unix(path), &[]);
     };
     if !matches!(session.pool().endpoints[index].address, Address::Socket(_)) {
         session.goes_to(to);
     }
     let options = session.pool().options.as_ref().unwrap_or(&session.listener().endpoint_options);
-    // Whoever listens first would wait for ever for a SYN that waits for bytes.
-    let fast_open = session.pool().fast_open && (session.pool().send_proxy.is_some() || client.has_input());
-    let connect = |from| Connecting::begin(Target::Tcp(to, options, from), fast_open);
+    // Only what is ours to say goes with the SYN: should the endpoint fail, another one hears it anew.
+    let first = if session.pool().fast_open { header(session, &of.context, client) } else { Vec::new() };
+    let connect = |from| {
+        let connecting = Connecting::begin(Target::Tcp(to, options, from), &first);
+        session.told_first(connecting.as_ref().map_or(0, Connecting::sent));
+        connecting
+    };
     let ours = match (&session.pool().connect_from, session.source()) {
         (ConnectFrom::Any, _) | (ConnectFrom::Client, Peer::Unix) => return connect(From::Any),
         (ConnectFrom::Client, Peer::Ip(source)) => return connect(From::Foreign(source.ip())),
@@ -254,7 +258,7 @@ fn note_failure(context: &Context, session: &Session, index: usize, error: &io::
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
         (io::ErrorKind::TimedOut, _) => Failure::Timeout,
         _ if has_no_port(error) => Failure::PortsExhausted,
-        (io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied, None) => Failure::Local,
+        (io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput, None) => Failure::Local,
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
         _ => Failure::Unreachable,
     };

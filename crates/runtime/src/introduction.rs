@@ -36,7 +36,10 @@ impl Introduction {
 
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         match (self.header.command, &self.header.addresses) {
-            (Command::Proxy, Addresses::Ip { source, destination, .. }) => Some((*source, *destination)),
+            (Command::Proxy, Addresses::Ip { source, destination, .. }) => {
+                let plain = |at: &SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+                Some((plain(source), plain(destination)))
+            }
             _ => None,
         }
     }
@@ -73,24 +76,35 @@ pub(crate) async fn hear(context: &Context, client: &Socket, most: Duration) -> 
     tokio::time::timeout(most, heard).await.unwrap_or(Err(Unheard::Late))
 }
 
-/// Tells `endpoint` of the session's client, as the first thing that it hears.
+/// Tells `endpoint` of the session's client, as the first thing that it hears, as far as it was not told with the SYN.
 ///
 /// # Errors
-/// If the endpoint takes no bytes.
+/// If the endpoint takes no bytes in the time that a connect may take, or the session was told to end.
 pub(crate) async fn tell(session: &Session, context: &Context, endpoint: &Socket, client: &Socket) -> io::Result<()> {
-    let Some(how) = &session.pool().send_proxy else { return Ok(()) };
-    let mut header = context.take_buffer();
-    write(how, session, context, client, &mut header);
-    let mut written = 0;
-    let done = poll_fn(|cx| {
+    let header = header(session, context, client);
+    let mut written = session.was_told();
+    poll_fn(|cx| {
         while written < header.len() {
+            if session.is_due(context.shared.now()) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if session.poll_aborted(cx.waker()).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+            }
             written += ready!(endpoint.poll_write(cx, &header[written..]))?;
         }
         Poll::Ready(Ok(()))
-    });
-    let done = done.await;
-    context.give_buffer_back(header);
-    done
+    })
+    .await
+}
+
+/// What endpoints of the session's pool are told of its client; nothing where they are not.
+pub(crate) fn header(session: &Session, context: &Context, client: &Socket) -> Vec<u8> {
+    let mut header = Vec::new();
+    if let Some(how) = &session.pool().send_proxy {
+        write(how, session, context, client, &mut header);
+    }
+    header
 }
 
 /// The header for the session's client.

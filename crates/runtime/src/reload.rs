@@ -60,7 +60,12 @@ impl<'a> Judgement<'a> {
             return fate(ObjectKind::Listener, session.listener.clone(), None);
         };
         if let Some(ip) = session.source.ip()
-            && !(listener.access.allows(ip) && (listener.accept_proxy.is_some() || listener.peer_access.allows(ip)))
+            && !listener.access.allows(ip)
+        {
+            return fate(ObjectKind::Listener, session.listener.clone(), Some(Reason::Denied));
+        }
+        if let Some(ip) = session.peer.ip()
+            && !listener.peer_access.allows(ip)
         {
             return fate(ObjectKind::Listener, session.listener.clone(), Some(Reason::Denied));
         }
@@ -79,8 +84,12 @@ impl Running {
         let config = self.discovery.complete(config);
         let now = Judgement::new(&self.config, &self.by_hand);
         let then = Judgement::new(&config, &self.by_hand);
-        // What is leaving already is not this configuration's doing.
-        sessions.iter().filter(|s| now.of(s).is_none()).filter_map(|s| then.of(s)).collect()
+        // What is leaving already is not this configuration's doing, unless that ends it at once.
+        let is_new = |s: &SessionInfo, fate: &Fate| match now.of(s) {
+            None => true,
+            Some(before) => before.ends.is_none() && fate.ends.is_some(),
+        };
+        sessions.iter().filter_map(|s| then.of(s).filter(|fate| is_new(s, fate))).collect()
     }
 
     /// Every live session.

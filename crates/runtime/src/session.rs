@@ -144,6 +144,8 @@ pub(crate) struct Session {
     introduction: Option<Rc<Introduction>>,
     accepted: Duration,
     pool: Cell<u32>,
+    /// Bytes that its endpoint was told with the SYN.
+    told_first: Cell<u16>,
     /// Where its endpoint is, if that is another place for each client.
     place: Cell<Option<Box<SocketAddr>>>,
     counted: Cell<bool>,
@@ -215,6 +217,16 @@ impl Session {
     /// Its endpoint, which is another place for each client, is at `address` for this one.
     pub(crate) fn goes_to(&self, address: SocketAddr) {
         self.place.set(Some(Box::new(address)));
+    }
+
+    /// Its endpoint was told so many bytes of the PROXY header with the SYN.
+    pub(crate) fn told_first(&self, bytes: usize) {
+        self.told_first.set(u16::try_from(bytes).unwrap_or(u16::MAX));
+    }
+
+    /// Bytes that its endpoint was told.
+    pub(crate) fn was_told(&self) -> usize {
+        self.told_first.get().into()
     }
 
     /// Connects begun.
@@ -333,6 +345,7 @@ impl Session {
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
             place: self.place(),
             source: self.source,
+            peer: self.introduction().map_or(self.source, |told| told.proxy),
             age: now.saturating_sub(self.accepted),
             idle: self.idle(now),
             connect: self.connect.get(),
@@ -407,6 +420,7 @@ impl Session {
             introduction: self.introduction.clone(),
             accepted: self.accepted,
             pool: Cell::new(short(pool.0)),
+            told_first: Cell::new(0),
             place: Cell::new(None),
             counted: self.counted.clone(),
             endpoint: Cell::new(None),
@@ -473,6 +487,8 @@ pub struct SessionInfo {
     pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
+    /// Who is at the other end of the socket: the client, or a proxy before it.
+    pub peer: Peer,
     /// Since it was accepted.
     pub age: Duration,
     /// Since a byte was last passed on, or since it was accepted.
@@ -662,6 +678,7 @@ impl Registered {
             introduction,
             accepted,
             pool: Cell::new(short(pool.0)),
+            told_first: Cell::new(0),
             place: Cell::new(None),
             counted: Cell::new(false),
             endpoint: Cell::new(None),

@@ -49,7 +49,7 @@ pub struct Listener {
     pub(crate) session_bandwidth: Option<Bandwidth>,
     pub(crate) accept_proxy: Option<AcceptProxy>,
     pub(crate) tarpit: Option<Tarpit>,
-    /// Where it takes connections to addresses that are not ours: first and last port of each.
+    /// If it takes connections to addresses that are not ours: first and last port of each bind.
     pub(crate) transparent_ports: Vec<(u16, u16)>,
     /// Who was banned by hand.
     pub(crate) bans: Bans,

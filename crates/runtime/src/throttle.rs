@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
+use floodway_balance::hash;
 use floodway_flow::Direction;
 use floodway_policy::{Bandwidth, Bucket, SharedBucket};
 use tokio::time::{Instant, Sleep, sleep};
@@ -19,11 +20,18 @@ pub(crate) struct Throttle {
     timer: Pin<Box<Sleep>>,
     /// When a direction that may not read now may read on.
     resumes: Option<Duration>,
+    /// For [`Throttle::rest`].
+    lot: u64,
 }
+
+/// Most bytes that one session takes of what many share, before the others have their turn.
+const SHARED_A_TURN: usize = 32 * 1024;
+/// Those who wait for the same do not all come at once, always in the same order. What gathers meanwhile fits into a bucket.
+const SPREAD: Duration = Duration::from_millis(5);
 
 impl Throttle {
     /// Those of the session that holds `room`.
-    pub(crate) fn of(room: &Room) -> Option<Box<Self>> {
+    pub(crate) fn of(room: &Room, random: u64) -> Option<Box<Self>> {
         let guards = room.guards();
         let own = guards.session_bandwidth.map(|limit| (limit, <[Bucket; 2]>::default()));
         let of_source = room.source.as_ref().and_then(|held| {
@@ -36,7 +44,12 @@ impl Throttle {
         if own.is_none() && shared.is_empty() {
             return None;
         }
-        Some(Box::new(Self { own, shared, timer: Box::pin(sleep(Duration::ZERO)), resumes: None }))
+        Some(Box::new(Self { own, shared, timer: Box::pin(sleep(Duration::ZERO)), resumes: None, lot: random }))
+    }
+
+    /// Most bytes in one turn.
+    pub(crate) fn turn(&self) -> usize {
+        if self.shared.is_empty() { usize::MAX } else { SHARED_A_TURN }
     }
 
     /// Bytes that `direction` may read at `now`; none if it has to wait.
@@ -74,7 +87,9 @@ impl Throttle {
     /// Has the task woken when a direction that waits may read on.
     pub(crate) fn rest(&mut self, now: Duration, cx: &mut Cx<'_>) {
         let Some(at) = self.resumes.take() else { return };
-        self.timer.as_mut().reset(Instant::now() + at.saturating_sub(now));
+        self.lot = self.lot.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let spread = if self.shared.is_empty() { Duration::ZERO } else { SPREAD.mul_f64(hash::unit(self.lot)) };
+        self.timer.as_mut().reset(Instant::now() + at.saturating_sub(now) + spread);
         if self.timer.as_mut().poll(cx) == Poll::Ready(()) {
             cx.waker().wake_by_ref();
         }

@@ -300,13 +300,14 @@ fn tarpit(when_refused: config::WhenRefused, old: Option<&Listener>) -> Option<T
     Some(Tarpit { time, places })
 }
 
-/// The ports that a listener takes foreign connections at.
+/// The ports of a listener that takes connections to addresses that are not ours; none if it does not.
 fn transparent_ports(bind: &[config::Bind]) -> Vec<(u16, u16)> {
     let of = |bind: &config::Bind| match bind {
-        config::Bind::Tcp { address, transparent: true, .. } => Some((address.first, address.last)),
-        _ => None,
+        config::Bind::Tcp { address, .. } => Some((address.first, address.last)),
+        config::Bind::Unix { .. } => None,
     };
-    bind.iter().filter_map(of).collect()
+    let takes_any = |bind: &config::Bind| matches!(bind, config::Bind::Tcp { transparent: true, .. });
+    if bind.iter().any(takes_any) { bind.iter().filter_map(of).collect() } else { Vec::new() }
 }
 
 /// How the address `bind` of a listener is listened on.

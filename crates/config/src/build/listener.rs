@@ -55,7 +55,8 @@ impl Builder<'_> {
                 "give at least one address",
             );
         }
-        let bind = binds.iter().filter_map(|b| self.build_bind(word, b, taken)).collect();
+        let bind: Vec<Bind> = binds.iter().filter_map(|b| self.build_bind(word, b, taken)).collect();
+        self.refuse_unknown_ports(node, &bind);
         let limits = node.get("limits");
         let per_source = limits.and_then(|l| l.get("per_source")).and_then(|n| self.build_per_source(n));
         Listener {
@@ -138,14 +139,6 @@ impl Builder<'_> {
             listener: listener.text.to_string(),
         });
         let (freebind, transparent) = (node.is_on("freebind"), node.is_on("transparent"));
-        if transparent && address.first == 0 {
-            self.error(
-                at.span,
-                "a rule of the firewall cannot name a port that the kernel chooses",
-                "port 0",
-                "write the port that the rule names, like 15001",
-            );
-        }
         Some(Bind::Tcp { address, freebind, transparent, interface, backlog })
     }
 
@@ -153,6 +146,20 @@ impl Builder<'_> {
         let Some(node) = node else { return Access::new(None, &[]) };
         let (allow, deny) = (self.prefixes(node, "allow"), self.prefixes(node, "deny"));
         Access::new(allow.as_deref(), &deny.unwrap_or_default())
+    }
+
+    /// Where foreign connections are taken, one to a port of our own must be told from them.
+    fn refuse_unknown_ports(&mut self, listener: &Node, binds: &[Bind]) {
+        let takes_any = |bind: &Bind| matches!(bind, Bind::Tcp { transparent: true, .. });
+        let is_unknown = |bind: &Bind| matches!(bind, Bind::Tcp { address, .. } if address.first == 0);
+        if let Some(at) = listener.get("bind").filter(|_| binds.iter().any(takes_any) && binds.iter().any(is_unknown)) {
+            self.error(
+                at.span,
+                "a `transparent` listener has no port that the kernel chooses",
+                "port 0",
+                "write the ports, like 15001: a rule of the firewall names them",
+            );
+        }
     }
 
     fn build_accept_proxy(&mut self, node: &Node) -> AcceptProxy {

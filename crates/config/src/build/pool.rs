@@ -29,6 +29,12 @@ impl Builder<'_> {
         let endpoints = self.build_endpoints(word, node, per_endpoint);
         let sources = self.build_sources(word, node, per_endpoint);
         let send_proxy = build_send_proxy(node);
+        if let Some(at) = node.get("tcp").and_then(|tcp| tcp.get("fast_open")).filter(|n| n.text() == Some("on"))
+            && send_proxy.is_none()
+        {
+            let message = "`fast_open` sends the header of `send_proxy` with the SYN, and there is none";
+            self.warn(at.span, message, "no effect", "add `send_proxy`, or take it out");
+        }
         let local = send_proxy.as_ref().map(|proxy| match proxy {
             SendProxy::V1 => Local::V1,
             SendProxy::V2 { .. } => Local::V2,

@@ -127,7 +127,7 @@ impl<'a> Pump<'a> {
         let now = context.shared.now();
         let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
         let meter = Meter::new(context, session, index);
-        let (held, throttle) = ([Held::Nothing, Held::Nothing], Throttle::of(room));
+        let (held, throttle) = ([Held::Nothing, Held::Nothing], Throttle::of(room, context.random()));
         Self { context, session, meter, client, endpoint, duplex, held, allowance: 0, throttle }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Pump<'a> {
             }
         }
         let mut steps = STEPS_A_TURN;
-        self.allowance = BYTES_A_TURN;
+        self.allowance = BYTES_A_TURN.min(self.throttle.as_ref().map_or(usize::MAX, |t| t.turn()));
         loop {
             let went_on = Direction::BOTH.map(|direction| self.step(direction, cx, now));
             if went_on == [false, false] {
@@ -173,7 +173,10 @@ impl<'a> Pump<'a> {
 
     /// Most bytes that `direction` may read now.
     fn most(&mut self, direction: Direction, now: Duration) -> usize {
-        self.throttle.as_mut().map_or(usize::MAX, |throttle| throttle.allowance(direction, now))
+        match &mut self.throttle {
+            None => usize::MAX,
+            Some(throttle) => throttle.allowance(direction, now).min(throttle.turn()),
+        }
     }
 
     /// Whether a side is gone whose bytes wait for the other: nobody reads from it meanwhile.
