@@ -20,12 +20,16 @@ pub(crate) struct Throttle {
     timer: Pin<Box<Sleep>>,
     /// When a direction that may not read now may read on.
     resumes: Option<Duration>,
+    /// Until when what is shared counts as scarce: somebody has just had to wait for it.
+    scarce_until: Duration,
     /// For [`Throttle::rest`].
     lot: u64,
 }
 
 /// Most bytes that one session takes of what many share, before the others have their turn.
 const SHARED_A_TURN: usize = 32 * 1024;
+/// How long what is shared counts as scarce after somebody had to wait.
+const SCARCE: Duration = Duration::from_secs(1);
 /// Those who wait for the same do not all come at once, always in the same order. What gathers meanwhile fits into a bucket.
 const SPREAD: Duration = Duration::from_millis(5);
 
@@ -44,12 +48,19 @@ impl Throttle {
         if own.is_none() && shared.is_empty() {
             return None;
         }
-        Some(Box::new(Self { own, shared, timer: Box::pin(sleep(Duration::ZERO)), resumes: None, lot: random }))
+        Some(Box::new(Self {
+            own,
+            shared,
+            timer: Box::pin(sleep(Duration::ZERO)),
+            resumes: None,
+            scarce_until: Duration::ZERO,
+            lot: random,
+        }))
     }
 
-    /// Most bytes in one turn.
-    pub(crate) fn turn(&self) -> usize {
-        if self.shared.is_empty() { usize::MAX } else { SHARED_A_TURN }
+    /// Most bytes in one turn, at `now`.
+    pub(crate) fn turn(&self, now: Duration) -> usize {
+        if now < self.scarce_until { SHARED_A_TURN } else { usize::MAX }
     }
 
     /// Bytes that `direction` may read at `now`; none if it has to wait.
@@ -67,6 +78,9 @@ impl Throttle {
             (most.min(allowance), if allowance == 0 { wait.max(until) } else { wait })
         });
         if most == 0 {
+            if !self.shared.is_empty() {
+                self.scarce_until = now.saturating_add(SCARCE);
+            }
             let at = now.saturating_add(wait);
             self.resumes = Some(self.resumes.map_or(at, |before| before.min(at)));
         }

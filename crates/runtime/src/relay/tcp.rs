@@ -149,7 +149,7 @@ impl<'a> Pump<'a> {
             }
         }
         let mut steps = STEPS_A_TURN;
-        self.allowance = BYTES_A_TURN.min(self.throttle.as_ref().map_or(usize::MAX, |t| t.turn()));
+        self.allowance = BYTES_A_TURN.min(self.throttle.as_ref().map_or(usize::MAX, |t| t.turn(now)));
         loop {
             let went_on = Direction::BOTH.map(|direction| self.step(direction, cx, now));
             if went_on == [false, false] {
@@ -175,7 +175,7 @@ impl<'a> Pump<'a> {
     fn most(&mut self, direction: Direction, now: Duration) -> usize {
         match &mut self.throttle {
             None => usize::MAX,
-            Some(throttle) => throttle.allowance(direction, now).min(throttle.turn()),
+            Some(throttle) => throttle.allowance(direction, now).min(throttle.turn(now)),
         }
     }
 
