@@ -119,9 +119,10 @@ pub fn nginx(address: SocketAddr, servers: &str) -> Server {
     let module = modules.iter().find(|m| std::path::Path::new(m).exists());
     let load = module.map_or(String::new(), |m| format!("load_module {m};\n"));
     // One process: workers would outlive a master that is ended by force.
-    let alone = "daemon off;\nmaster_process off;\npid /dev/null;\nerror_log stderr crit;\nevents {}\n";
+    let alone = "daemon off;\nmaster_process off;\npid pid;\nerror_log stderr crit;\nevents {}\n";
     let mut command = Command::new("nginx");
-    command.args(["-e", "stderr", "-c"]);
+    // Its own folder: nginx removes the file of its number at its end, whatever it is.
+    command.args(["-e", "stderr", "-p", "./", "-c"]);
     configured(command, &format!("{load}{alone}stream {{\n{servers}\n}}\n"), address)
 }
 

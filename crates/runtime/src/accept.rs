@@ -135,11 +135,7 @@ async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room
     let introduction = Introduction { proxy: arrival.source, header };
     arrival.source = introduction.source();
     let now = room.context().shared.now();
-    // Who was banned or denied meanwhile may not come any more.
-    let view = room.context().view();
-    let guards = view.snapshot.listeners.iter().find(|l| l.name == room.guards().name);
-    let may_come = may_come(guards.map_or(room.guards(), |l| l), arrival.source, now);
-    match may_come.and_then(|()| admit_client(&mut room, arrival.source, now)) {
+    match may_still_come(&room, arrival.source, now).and_then(|()| admit_client(&mut room, arrival.source, now)) {
         Ok(()) => handler.handle(arrival.flow(Some(Rc::new(introduction)), room)).await,
         Err(why) => turn_away(arrival, room, why),
     }
@@ -246,6 +242,13 @@ fn may_come(guards: &Listener, client: Peer, now: Duration) -> Result<(), Reject
         () if guards.bans.holds(ip, now) => Err(Rejection::Banned),
         () => Ok(()),
     }
+}
+
+/// As [`may_come`], by what holds now: who was banned or denied while its header was waited for may not come any more.
+fn may_still_come(room: &Room, client: Peer, now: Duration) -> Result<(), Rejection> {
+    let view = room.context().view();
+    let guards = view.snapshot.listeners.iter().find(|l| l.name == room.guards().name);
+    may_come(guards.map_or(room.guards(), |l| l), client, now)
 }
 
 /// The guards that count clients: first those of the source, so that one that comes too often takes nothing of the others' rate.
