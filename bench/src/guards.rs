@@ -56,7 +56,7 @@ pub(crate) fn run(args: &GuardsArgs) -> anyhow::Result<()> {
     let plain = Proxy::start_floodway(server.port, "")?;
     let mut out = String::from("| guard | load | CPU without, µs | with, µs | ratio |\n|---|---|---|---|---|\n");
     for case in cases() {
-        let scenario = load::scenario_named(case.scenario);
+        let scenario = load::scenario_named(case.scenario)?;
         let guarded = Proxy::start_floodway(server.port, &case.listener)?;
         let mut samples: Vec<[Sample; 2]> = Vec::new();
         for round in 0..args.rounds {
@@ -81,7 +81,11 @@ pub(crate) fn run(args: &GuardsArgs) -> anyhow::Result<()> {
     drop(plain);
     // Strangers come from another address than good clients.
     let guarded = Proxy::start_floodway(server.port, "limits: { per_source: { rate: 100/s, exempt: [127.0.0.1] } }")?;
-    out.push_str(&storm(&guarded, load::scenario_named("connect, 2000/s open loop"), Duration::from_secs(args.storm))?);
+    out.push_str(&storm(
+        &guarded,
+        load::scenario_named("connect, 2000/s open loop")?,
+        Duration::from_secs(args.storm),
+    )?);
     std::fs::create_dir_all(&args.out)?;
     std::fs::write(args.out.join("guards.md"), &out)?;
     println!("{out}");

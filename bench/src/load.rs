@@ -8,6 +8,7 @@ mod round_trips;
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use tokio::runtime::LocalRuntime;
 
 use crate::measure::{Sample, cpu};
@@ -68,9 +69,12 @@ pub(crate) static SCENARIOS: [Scenario; 10] = [
     scenario("mixed", "round trip", Kind::Mixed),
 ];
 
-/// The scenario of that name, which there must be.
-pub(crate) fn scenario_named(name: &str) -> &'static Scenario {
-    SCENARIOS.iter().find(|s| s.name == name).unwrap_or(&SCENARIOS[0])
+/// The scenario of that name.
+///
+/// # Errors
+/// If there is none: another one would be measured in its place.
+pub(crate) fn scenario_named(name: &str) -> anyhow::Result<&'static Scenario> {
+    SCENARIOS.iter().find(|s| s.name == name).with_context(|| format!("there is no scenario `{name}`"))
 }
 
 /// What the clients of a scenario counted.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use floodway_flow::proxy::kind;
+
 /// What is wrong with a value, and how to write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -77,17 +79,21 @@ pub(crate) fn rate(text: &str) -> Result<(u32, Duration), Fault> {
 /// `10MiB/s`, in bytes.
 pub(crate) fn bandwidth(text: &str) -> Result<u64, Fault> {
     const BANDWIDTH: &str = "write a size a second: 64KiB/s, 10MiB/s, 1GB/s";
-    let bytes = text.strip_suffix("/s").and_then(|bytes| size(bytes).ok());
-    match bytes {
-        Some(1024..) => Ok(bytes.unwrap_or_default()),
+    match text.strip_suffix("/s").and_then(|bytes| size(bytes).ok()) {
+        Some(bytes @ 1024..) => Ok(bytes),
         Some(_) => fault("less than 1KiB/s", BANDWIDTH),
         None => fault("no size a second", BANDWIDTH),
     }
 }
 
-/// The types of TLVs that have a name here (proxy-protocol.txt, 2.2).
-const TLVS: [(&str, u8); 5] =
-    [("alpn", 0x01), ("authority", 0x02), ("unique_id", 0x05), ("ssl", 0x20), ("netns", 0x30)];
+/// The types of TLVs that have a name here.
+const TLVS: [(&str, u8); 5] = [
+    ("alpn", kind::ALPN),
+    ("authority", kind::AUTHORITY),
+    ("unique_id", kind::UNIQUE_ID),
+    ("ssl", kind::SSL),
+    ("netns", kind::NETNS),
+];
 
 /// `authority`, `0xE3`; `all` is `None`.
 pub(crate) fn tlv(text: &str) -> Result<Option<u8>, Fault> {
@@ -95,7 +101,8 @@ pub(crate) fn tlv(text: &str) -> Result<Option<u8>, Fault> {
         return Ok(None);
     }
     let named = TLVS.iter().find(|(name, _)| *name == text).map(|&(_, kind)| kind);
-    let own = text.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|k| *k >= 0xe0);
+    let own =
+        text.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|k| *k >= kind::FIRST_CUSTOM);
     match named.or(own) {
         Some(kind) => Ok(Some(kind)),
         None => fault(

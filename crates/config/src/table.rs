@@ -322,17 +322,12 @@ static TCP: Section = section(
     "`tcp`",
     &[
         Key::new("keepalive", OffOr(&KEEPALIVE), "Probes on silent connections of clients.").or("{}"),
-        Key::new(
-            "user_timeout",
-            Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),
-            "How long sent data may stay unacknowledged; at most 24 days.",
-        )
-        .or("off"),
+        USER_TIMEOUT,
         Key::new("fast_open", Kind::Leaf(Or(OFF, &Integer(1, 65535))), "Length of the queue for TCP fast open.")
             .or("off"),
         Key::new("mptcp", Kind::Leaf(Switch), "Multipath TCP for clients.").or("off"),
-        Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),
-        Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto"),
+        SEND_BUFFER,
+        RECEIVE_BUFFER,
         CONGESTION,
         MSS,
         DSCP,
@@ -341,6 +336,16 @@ static TCP: Section = section(
     ],
 );
 
+const USER_TIMEOUT: Key = Key::new(
+    "user_timeout",
+    Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),
+    "How long sent data may stay unacknowledged; at most 24 days.",
+)
+.or("off");
+const SEND_BUFFER: Key =
+    Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto");
+const RECEIVE_BUFFER: Key =
+    Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto");
 const CONGESTION: Key =
     Key::new("congestion", Kind::Leaf(Name), "Congestion control, as the kernel names it: `cubic`, `bbr`.");
 const MSS: Key = Key::new("mss", Kind::Leaf(Integer(88, 32_767)), "Longest segment, in bytes (TCP_MAXSEG).");
@@ -359,20 +364,15 @@ const NOTSENT_LOWAT: Key = Key::new(
 static ENDPOINT_TCP: Section = section(
     "a pool's `tcp`",
     &[
-        Key::new(
-            "user_timeout",
-            Kind::Leaf(Or(OFF, &Leaf::Most(24 * 86400, &Time))),
-            "How long sent data may stay unacknowledged; at most 24 days.",
-        )
-        .or("off"),
+        USER_TIMEOUT,
         Key::new(
             "fast_open",
             Kind::Leaf(Switch),
             "The header of `send_proxy` travels with the SYN, where the endpoint allows it (TCP_FASTOPEN_CONNECT).",
         )
         .or("off"),
-        Key::new("send_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for sending.").or("auto"),
-        Key::new("receive_buffer", Kind::Leaf(Or(AUTO, &Size)), "The kernel's buffer for receiving.").or("auto"),
+        SEND_BUFFER,
+        RECEIVE_BUFFER,
         CONGESTION,
         MSS,
         DSCP,

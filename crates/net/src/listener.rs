@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::options::{SocketOptions, change};
+use crate::options::{SocketOptions, change, set_transparent};
 use crate::tcp_info::FastOpen;
 use crate::{Peer, Socket};
 
@@ -250,12 +250,7 @@ fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -
     } else if options.freebind {
         socket.set_freebind_v4(true)?;
     }
-    if options.transparent {
-        // A socket of both families is transparent in both.
-        let done = if address.is_ipv6() { socket.set_ip_transparent_v6(true) } else { Ok(()) };
-        done.and_then(|()| if address.is_ipv4() || both { socket.set_ip_transparent_v4(true) } else { Ok(()) })
-            .map_err(|error| io::Error::new(error.kind(), format!("transparent: {error} (CAP_NET_ADMIN)")))?;
-    }
+    set_transparent(&socket, options.transparent, address.is_ipv6())?;
     if let Some(interface) = &options.interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }

@@ -155,16 +155,19 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
     }
 }
 
-/// Only where that changes something: it takes a capability.
-fn set_transparent(socket: &Socket, on: bool, is_ipv6: bool) -> io::Result<()> {
-    let has_v4 = socket.ip_transparent_v4().unwrap_or(false);
-    if has_v4 != on && (on || has_v4) {
-        off(socket.set_ip_transparent_v4(on)).or_else(|error| if is_ipv6 { Ok(()) } else { Err(error) })?;
+/// IP_TRANSPARENT, only where that changes something: it takes a capability. A socket of IPv6 may carry IPv4 as well.
+pub(crate) fn set_transparent(socket: &Socket, on: bool, is_ipv6: bool) -> io::Result<()> {
+    let mut done = Ok(());
+    if socket.ip_transparent_v4().is_ok_and(|has| has != on) {
+        done = socket.set_ip_transparent_v4(on);
     }
-    if is_ipv6 && socket.ip_transparent_v6().is_ok_and(|has| has != on) {
-        socket.set_ip_transparent_v6(on)?;
+    if is_ipv6 {
+        done = match socket.ip_transparent_v6() {
+            Ok(has) if has != on => socket.set_ip_transparent_v6(on),
+            _ => Ok(()),
+        };
     }
-    Ok(())
+    done.map_err(|error| io::Error::new(error.kind(), format!("transparent: {error} (CAP_NET_ADMIN)")))
 }
 
 /// Not every kind of socket has every option: then there is nothing to turn off.

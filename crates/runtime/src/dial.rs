@@ -159,11 +159,11 @@ fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
 fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connecting> {
     let session = &*of.session;
     session.begin_try();
-    let Some(to) = target(session, index, client)? else {
-        let Address::Unix(path) = &session.pool().endpoints[index].address else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        return Connecting::begin(Target::Unix(path), &[]);
+    let to = match &session.pool().endpoints[index].address {
+        Address::Unix(path) => return Connecting::begin(Target::Unix(path), &[]),
+        Address::Socket(address) => *address,
+        Address::Follows(ip, by) => SocketAddr::new(*ip, following_port(session, client, *by)?),
+        Address::Original => original(session, client)?,
     };
     if !matches!(session.pool().endpoints[index].address, Address::Socket(_)) {
         session.goes_to(to);
@@ -176,16 +176,15 @@ fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connectin
         session.told_first(connecting.as_ref().map_or(0, Connecting::sent));
         connecting
     };
-    let ours = match (&session.pool().connect_from, session.source()) {
+    let own = match (&session.pool().connect_from, session.source()) {
         (ConnectFrom::Any, _) | (ConnectFrom::Client, Peer::Unix) => return connect(From::Any),
         (ConnectFrom::Client, Peer::Ip(source)) => return connect(From::Foreign(source.ip())),
-        (ConnectFrom::Addresses(ours), _) => ours.iter().filter(|ip| ip.is_ipv4() == to.is_ipv4()),
+        (ConnectFrom::Addresses(own), _) => own.iter().filter(|ip| ip.is_ipv4() == to.is_ipv4()),
     };
-    let count = ours.clone().count();
-    let none = io::Error::new(io::ErrorKind::AddrNotAvailable, "`connect_from` has no address of its family");
-    let mut failed = Err(none);
+    let count = own.clone().count();
+    let mut failed = Err(ours("`connect_from` has no address of its family"));
     let turn = usize::try_from(session.id().number()).unwrap_or(0) % count.max(1);
-    for ip in ours.cycle().skip(turn).take(count) {
+    for ip in own.cycle().skip(turn).take(count) {
         failed = connect(From::Own(*ip));
         if !failed.as_ref().is_err_and(has_no_port) {
             break;
@@ -227,29 +226,27 @@ async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>)
     Ok(Ok(connecting.into_socket()))
 }
 
-/// Where endpoint `index` is; `None` if it is a unix socket.
-fn target(session: &Session, index: usize, client: &Socket) -> io::Result<Option<SocketAddr>> {
-    // No fault of the endpoint's.
-    let ours = |what: &str| io::Error::new(io::ErrorKind::AddrNotAvailable, what);
-    match &session.pool().endpoints[index].address {
-        Address::Unix(_) => Ok(None),
-        Address::Socket(address) => Ok(Some(*address)),
-        Address::Follows(ip, by) => {
-            let port = session.destination(client).and_then(|at| at.port().checked_add(*by));
-            Ok(Some(SocketAddr::new(*ip, port.ok_or_else(|| ours("the client came to no port that it could follow"))?)))
-        }
-        Address::Original => {
-            let to = client.original_destination().ok_or_else(|| ours("the client came by a unix socket"))?;
-            // Nobody led it here: where it wanted to go is this listener, unless that takes what is not ours.
-            let ports = &session.listener().transparent_ports;
-            let leads_back =
-                ports.is_empty() || ports.iter().any(|(first, last)| (*first..=*last).contains(&to.port()));
-            if client.local_address() == Some(to) && leads_back {
-                return Err(ours("the client came to this very listener: a connection there would come back"));
-            }
-            Ok(Some(to))
-        }
+/// What keeps us from an endpoint without a fault of its own.
+fn ours(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrNotAvailable, what)
+}
+
+/// The port that the client connected to, moved by `by`.
+fn following_port(session: &Session, client: &Socket, by: u16) -> io::Result<u16> {
+    let port = session.destination(client).and_then(|at| at.port().checked_add(by));
+    port.ok_or_else(|| ours("the client came to no port that it could follow"))
+}
+
+/// Where the client wanted to go before it was led here.
+fn original(session: &Session, client: &Socket) -> io::Result<SocketAddr> {
+    let to = client.original_destination().ok_or_else(|| ours("the client came by a unix socket"))?;
+    // Nobody led it here: where it wanted to go is this listener, unless that takes what is not ours.
+    let ports = &session.listener().transparent_ports;
+    let leads_back = ports.is_empty() || ports.iter().any(|(first, last)| (*first..=*last).contains(&to.port()));
+    if client.local_address() == Some(to) && leads_back {
+        return Err(ours("the client came to this very listener: a connection there would come back"));
     }
+    Ok(to)
 }
 
 fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {

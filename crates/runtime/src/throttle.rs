@@ -66,23 +66,18 @@ impl Throttle {
     /// Bytes that `direction` may read at `now`; none if it has to wait.
     pub(crate) fn allowance(&mut self, direction: Direction, now: Duration) -> usize {
         let lane = direction as usize;
-        let own = self.own.iter().map(|(limit, buckets)| {
-            let bucket = &buckets[lane];
-            (bucket.allowance(limit, now), bucket.wait(limit, now))
-        });
-        let shared = self.shared.iter().map(|(limit, buckets)| {
-            let bucket = &buckets[lane];
-            (bucket.allowance(limit, now), bucket.wait(limit, now))
-        });
-        let (most, wait) = own.chain(shared).fold((u64::MAX, Duration::ZERO), |(most, wait), (allowance, until)| {
-            (most.min(allowance), if allowance == 0 { wait.max(until) } else { wait })
-        });
+        let own = self.own.iter().map(|(limit, buckets)| (buckets[lane].allowance(limit, now), limit, &buckets[lane]));
+        let shared =
+            self.shared.iter().map(|(limit, buckets)| (buckets[lane].allowance(limit, now), limit, &buckets[lane]));
+        let most = own.clone().map(|(n, ..)| n).chain(shared.clone().map(|(n, ..)| n)).min().unwrap_or(u64::MAX);
         if most == 0 {
+            let own = own.filter(|(n, ..)| *n == 0).map(|(_, limit, bucket)| bucket.wait(limit, now));
+            let shared = shared.filter(|(n, ..)| *n == 0).map(|(_, limit, bucket)| bucket.wait(limit, now));
+            let at = now.saturating_add(own.chain(shared).max().unwrap_or_default());
+            self.resumes = Some(self.resumes.map_or(at, |before| before.min(at)));
             if !self.shared.is_empty() {
                 self.scarce_until = now.saturating_add(SCARCE);
             }
-            let at = now.saturating_add(wait);
-            self.resumes = Some(self.resumes.map_or(at, |before| before.min(at)));
         }
         usize::try_from(most).unwrap_or(usize::MAX)
     }

@@ -135,13 +135,15 @@ impl<'a> Making<'a> {
 
     /// Whether `old` is what `p` would become: then it stays, with what workers know of it.
     fn is_same(&self, p: &Arc<config::Pool>, old: &Pool) -> bool {
+        if !Arc::ptr_eq(&old.config, p) && old.config != *p {
+            return false;
+        }
         let hands = self.hands(p);
         let there = old.endpoints.iter().filter_map(|e| Some((e.address.to_string(), e.by_hand.as_ref()?)));
         let absent = old.absent_by_hand.iter().map(|(address, hand)| (address.clone(), hand));
         let before: HashMap<String, &ByHand> = there.chain(absent).collect();
         let sources = self.discovery.map(|d| d.states(p)).unwrap_or_default();
-        (Arc::ptr_eq(&old.config, p) || old.config == *p)
-            && before.len() == hands.len()
+        before.len() == hands.len()
             && hands.iter().all(|(address, hand)| before.get(*address) == Some(hand))
             && sources.len() == old.sources.len()
             && sources.iter().zip(&old.sources).all(|(a, b)| Arc::ptr_eq(a, b))
