@@ -167,7 +167,7 @@ impl Checks {
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
         let (mut before, mut judges) = self.dismiss();
         for pool in &snapshot.pools {
-            let Some(health) = &pool.health else { continue };
+            let Some(health) = &pool.config.health else { continue };
             let Some(prober) = self.probers.get(&health.ask).map(Arc::clone) else { continue };
             for index in (0..pool.endpoints.len()).filter(|&i| pool.balance.admin(i) != Admin::Disabled) {
                 let endpoint = &pool.endpoints[index];
@@ -289,7 +289,7 @@ impl Probe {
         let mut watchers = self.watchers.borrow_mut();
         let mut is_trusted = !watchers.is_empty();
         for w in watchers.iter_mut() {
-            if !w.pool.health.as_ref().is_some_and(|h| h.trust_traffic) {
+            if !w.pool.config.health.as_ref().is_some_and(|h| h.trust_traffic) {
                 return false;
             }
             let before = std::mem::replace(&mut w.tries, w.pool.endpoints[w.index].stats.tries());
@@ -303,7 +303,7 @@ impl Probe {
     /// `None` if nobody wants to know.
     fn distance(&self) -> Option<(Duration, bool)> {
         let watchers = self.watchers.borrow();
-        let healths = || watchers.iter().filter_map(|w| w.pool.health.as_ref().map(|h| (h, &w.judge)));
+        let healths = || watchers.iter().filter_map(|w| w.pool.config.health.as_ref().map(|h| (h, &w.judge)));
         let every = healths().map(|(h, _)| h.every).min()?;
         let fast = healths().filter(|(_, judge)| judge.is_wavering()).map(|(h, _)| h.fast_every).min();
         Some(match fast.filter(|&fast| fast < every) {
@@ -315,7 +315,7 @@ impl Probe {
     fn observe(&self, outcome: &Outcome, took: Duration, desk: &Desk) {
         let now = desk.shared.now();
         for w in self.watchers.borrow_mut().iter_mut() {
-            let Some(health) = &w.pool.health else { continue };
+            let Some(health) = &w.pool.config.health else { continue };
             w.pool.endpoints[w.index].stats.note_check(outcome);
             w.pool.check_times.of(0).add(took);
             w.judge.set_rules(health.rules);
@@ -369,14 +369,15 @@ impl Desk {
 
     /// Sessions of an endpoint that fell leave at the pace of `drain.close_rate`, or at once, where the pool wants it.
     fn close_sessions(&self, pool: &Pool, index: usize, health: Health) {
-        if !pool.on_down_close || pool.balance.admin(index) != Admin::Enabled {
+        if !pool.config.on_down_close || pool.balance.admin(index) != Admin::Enabled {
             return;
         }
         let mut drains = self.drains.borrow_mut();
         match health {
             Health::Down => {
-                let timeout = if pool.drain.close_rate.is_some() { pool.drain.timeout } else { Duration::ZERO };
-                drains.begin(pool, index, Drain { timeout, ..pool.drain }, Reason::EndpointDown, &self.workers);
+                let timeout =
+                    if pool.config.drain.close_rate.is_some() { pool.config.drain.timeout } else { Duration::ZERO };
+                drains.begin(pool, index, Drain { timeout, ..pool.config.drain }, Reason::EndpointDown, &self.workers);
             }
             _ => drains.call_off(&pool.endpoints[index].stats),
         }

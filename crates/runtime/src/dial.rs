@@ -30,7 +30,7 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
         of.renew(&mut tried);
         let lease = match choose_in_turn(&of.context, &of.session, client, &tried) {
             // Only at first: who has tried some and finds the others full would hold up those behind it.
-            Err(Reason::Limit) if of.session.tries() == 0 && of.session.pool().queue_timeout.is_some() => {
+            Err(Reason::Limit) if of.session.tries() == 0 && of.session.pool().queue_timeout().is_some() => {
                 // In a box: few sessions wait, and all would carry it.
                 Box::pin(stand_in_line(of, client)).await?
             }
@@ -40,7 +40,7 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
         let connecting = begin(of, lease.index(), client);
         match open(of, lease.index(), connecting).await? {
             Ok(socket) => {
-                let told = match of.session.pool().send_proxy {
+                let told = match of.session.pool().config.send_proxy {
                     // In a box: few pools tell, and all would carry it.
                     Some(_) => Box::pin(tell(&of.session, &of.context, &socket, client)).await,
                     None => Ok(()),
@@ -56,7 +56,7 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
                 tried.add(lease.index());
                 drop(lease);
                 of.session.pool().queue.call();
-                if of.session.tries() > of.session.pool().retries {
+                if of.session.tries() > of.session.pool().config.retries {
                     return Err(Reason::ConnectFailed);
                 }
             }
@@ -76,7 +76,7 @@ async fn stand_in_line(of: &mut Registered, client: &Socket) -> Result<Lease, Re
     let mut none = Tried::default();
     loop {
         let name = of.session.pool().name.clone();
-        let Some(timeout) = of.session.pool().queue_timeout else { return Err(Reason::Limit) };
+        let Some(timeout) = of.session.pool().queue_timeout() else { return Err(Reason::Limit) };
         let again = |of: &mut Registered| {
             of.renew(&mut none);
             choose(&of.context, &of.session, client, &none)
@@ -97,7 +97,7 @@ fn choose_in_turn(context: &Context, session: &Session, client: &Socket, tried: 
 }
 
 fn others_wait(session: &Session) -> bool {
-    session.pool().queue_timeout.is_some() && session.pool().queue.waiting() > 0
+    session.pool().queue_timeout().is_some() && session.pool().queue.waiting() > 0
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
@@ -113,7 +113,7 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
         }
         drop(picker);
         let is_first = session.tries() == 0;
-        match (picked, session.pool().fallback) {
+        match (picked, session.pool().config.when_none_fit.fallback()) {
             (Ok(lease), _) => return Ok(lease),
             // Once an endpoint was tried the session counts in its pool.
             (Err(Refusal::NoneFit), Some(next)) if is_first => {
@@ -148,7 +148,7 @@ fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
 fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
     let (pool, random) = (session.pool(), context.random());
     let key = match pool.balance.algorithm().is_pinned() {
-        true => flow_key::of(pool.key, session, client).unwrap_or(random),
+        true => flow_key::of(pool.config.key, session, client).unwrap_or(random),
         false => 0,
     };
     Flow { key, random, now: context.shared.now() }
@@ -170,13 +170,13 @@ fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connectin
     }
     let options = session.pool().options.as_ref().unwrap_or(&session.listener().endpoint_options);
     // Only what is ours to say goes with the SYN: should the endpoint fail, another one hears it anew.
-    let first = if session.pool().fast_open { header(session, &of.context, client) } else { Vec::new() };
+    let first = if session.pool().sends_first() { header(session, &of.context, client) } else { Vec::new() };
     let connect = |from| {
         let connecting = Connecting::begin(Target::Tcp(to, options, from), &first);
         session.told_first(connecting.as_ref().map_or(0, Connecting::sent));
         connecting
     };
-    let own = match (&session.pool().connect_from, session.source()) {
+    let own = match (&session.pool().config.connect_from, session.source()) {
         (ConnectFrom::Any, _) | (ConnectFrom::Client, Peer::Unix) => return connect(From::Any),
         (ConnectFrom::Client, Peer::Ip(source)) => return connect(From::Foreign(source.ip())),
         (ConnectFrom::Addresses(own), _) => own.iter().filter(|ip| ip.is_ipv4() == to.is_ipv4()),
@@ -205,7 +205,7 @@ async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>)
         Err(error) => return Ok(Err(error)),
     };
     let begin = of.context.shared.now();
-    of.session.wake_at(begin.checked_add(of.session.pool().connect_timeout));
+    of.session.wake_at(begin.checked_add(of.session.pool().config.connect_timeout));
     let connected = poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.poll_connected(cx) {
             return Poll::Ready(Ok(connected));

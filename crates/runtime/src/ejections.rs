@@ -43,14 +43,14 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         }
         let snapshot = shared.snapshot();
         look(&snapshot, &mut pools, compares, shared.now());
-        snapshot.pools.iter().filter(|p| p.ejection.is_some()).for_each(|pool| fail_over(&shared, pool));
+        snapshot.pools.iter().filter(|p| p.ejects()).for_each(|pool| fail_over(&shared, pool));
     }
 }
 
 fn look(snapshot: &Snapshot, pools: &mut HashMap<String, Known>, compares: bool, now: Duration) {
     pools.retain(|name, _| snapshot.pools.iter().any(|p| p.name == *name));
     for pool in &snapshot.pools {
-        let Some(rules) = pool.ejection else {
+        let Some(rules) = pool.config.ejection else {
             if pools.remove(&pool.name).is_some() {
                 (0..pool.endpoints.len()).for_each(|i| let_in(pool, i, now));
             }

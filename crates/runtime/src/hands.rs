@@ -122,7 +122,7 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
     let PoolId(mut pool) = snapshot.listeners[listener].forward;
     loop {
         let of = &snapshot.pools[pool];
-        let key = source.and_then(|ip| crate::flow_key::of_address(of.key, ip));
+        let key = source.and_then(|ip| crate::flow_key::of_address(of.config.key, ip));
         let flow = Flow { key: key.unwrap_or_default(), random: 0, now };
         let mut explained = Picker::new(of.balance.clone()).explain(&flow);
         if of.balance.algorithm().is_pinned() && key.is_none() && explained.candidates.len() != 1 {
@@ -136,7 +136,7 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
             let again = explained.candidates.iter().copied().find(is_it);
             explained.endpoint = again.or(explained.endpoint.filter(|_| key.is_some()));
         }
-        match of.fallback {
+        match of.config.when_none_fit.fallback() {
             Some(PoolId(next)) if explained.candidates.is_empty() && of.balance.none_fit() => pool = next,
             _ => return (pool, explained),
         }

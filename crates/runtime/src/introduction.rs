@@ -101,7 +101,7 @@ pub(crate) async fn tell(session: &Session, context: &Context, endpoint: &Socket
 /// What endpoints of the session's pool are told of its client; nothing where they are not.
 pub(crate) fn header(session: &Session, context: &Context, client: &Socket) -> Vec<u8> {
     let mut header = Vec::new();
-    if let Some(how) = &session.pool().send_proxy {
+    if let Some(how) = &session.pool().config.send_proxy {
         write(how, session, context, client, &mut header);
     }
     header

@@ -218,7 +218,7 @@ impl Running {
         let mut withdrawn = Vec::new();
         let new_pools: HashMap<&str, &Arc<Pool>> = new.pools.iter().map(|p| (p.name.as_str(), p)).collect();
         for pool in &old.pools {
-            let drain = new_pools.get(pool.name.as_str()).map_or(pool.drain, |p| p.drain);
+            let drain = new_pools.get(pool.name.as_str()).map_or(pool.config.drain, |p| p.config.drain);
             for (i, _) in pool.endpoints.iter().enumerate().filter(|(_, e)| !stay.contains(&Arc::as_ptr(&e.stats))) {
                 let is_back = self.departed.note(pool, i, now);
                 withdrawn.push((Arc::clone(&pool.balance), i, is_back));
@@ -235,7 +235,7 @@ impl Running {
         self.departed.tidy(now, |stats| stay.contains(&Arc::as_ptr(stats)));
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
         for gone in old.listeners.iter().filter(|l| !listeners.contains(l.name.as_str())) {
-            let drain = old.pools.get(gone.forward.0).map(|p| p.drain);
+            let drain = old.pools.get(gone.forward.0).map(|p| p.config.drain);
             if let Some(drain) = drain {
                 let leaving = Leaving::Listener(gone.name.clone(), new.generation);
                 self.drains.borrow_mut().begin_listener(leaving, drain, Reason::EndpointRemoved, &self.workers);
@@ -249,7 +249,7 @@ impl Running {
         for listener in &snapshot.listeners {
             if let Some(pool) = snapshot.pools.get(listener.forward.0) {
                 let leaving = Leaving::Listener(listener.name.clone(), snapshot.generation + 1);
-                self.drains.borrow_mut().begin_listener(leaving, pool.drain, Reason::Shutdown, &self.workers);
+                self.drains.borrow_mut().begin_listener(leaving, pool.config.drain, Reason::Shutdown, &self.workers);
             }
         }
     }
@@ -261,10 +261,10 @@ impl Running {
         for pool in &self.shared.snapshot().pools {
             for (i, endpoint) in pool.endpoints.iter().enumerate() {
                 match pool.balance.admin(i) {
-                    Admin::Enabled if pool.on_down_close && pool.balance.health(i) == Health::Down => {}
+                    Admin::Enabled if pool.config.on_down_close && pool.balance.health(i) == Health::Down => {}
                     Admin::Enabled => drains.call_off(&endpoint.stats),
                     Admin::Drain | Admin::Disabled => {
-                        drains.begin(pool, i, pool.drain, Reason::Drained, &self.workers);
+                        drains.begin(pool, i, pool.config.drain, Reason::Drained, &self.workers);
                     }
                 }
             }

@@ -249,10 +249,10 @@ impl Session {
     pub(crate) fn endpoint_failed(&self, context: &Context, index: usize, why: Failure) {
         if !why.is_ours() {
             // As slow as the slowest that is waited for: who fails fast is not fed.
-            self.pool().balance.observe(index, self.pool().connect_timeout, context.shared.now());
+            self.pool().balance.observe(index, self.pool().config.connect_timeout, context.shared.now());
         }
         let in_a_row = self.pool().endpoints[index].stats.failed(context.worker, why);
-        if self.pool().ejection.is_some_and(|rules| in_a_row >= rules.failures) {
+        if self.pool().config.ejection.is_some_and(|rules| in_a_row >= rules.failures) {
             context.shared.failing.notify_one();
         }
     }

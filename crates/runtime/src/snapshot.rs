@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
-use floodway_config::{AcceptProxy, Address, ClientTimeouts, ConnectFrom, Drain, Failback, FlowKey, PoolId, SendProxy};
+use floodway_config::{AcceptProxy, Address, ClientTimeouts, FlowKey, PoolId};
 use floodway_flow::{Direction, Permits};
-use floodway_judge::{EjectionRules, Outcome};
+use floodway_judge::Outcome;
 use floodway_net::EndpointOptions;
 use floodway_policy::{Access, Bandwidth, Bans, Meter, Rate, SharedBucket, SourceLimits};
 
@@ -136,32 +136,14 @@ pub struct Pool {
     pub absent_by_hand: Vec<(String, ByHand)>,
     /// Where endpoints are found, beside those of the file.
     pub sources: Vec<Arc<SourceState>>,
-    /// The pool that takes over when no endpoint is fit.
-    pub(crate) fallback: Option<PoolId>,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) retries: u32,
-    pub(crate) health: Option<floodway_config::Health>,
     pub(crate) connects: Arc<Lanes<Connects>>,
     /// How long checks took: passes and failures together.
     pub(crate) check_times: Arc<Lanes<Connects>>,
-    pub(crate) drain: Drain,
-    /// Whether sessions of an endpoint that its checks take out are ended.
-    pub(crate) on_down_close: bool,
-    /// What a flow is known by, where the algorithm pins it.
-    pub(crate) key: FlowKey,
-    pub(crate) failback: Failback,
-    pub(crate) ejection: Option<EjectionRules>,
     /// Where clients were, and what they are known by.
     pub(crate) sticky: Option<(FlowKey, Arc<Memory>)>,
     pub(crate) queue: Arc<Queue>,
-    /// How long a session may wait for room; `None` if none may.
-    pub(crate) queue_timeout: Option<Duration>,
-    /// What endpoints are told of the client.
-    pub(crate) send_proxy: Option<SendProxy>,
-    /// The address that endpoints see.
-    pub(crate) connect_from: ConnectFrom,
+    /// Its own; `None` is those of the listener.
     pub(crate) options: Option<EndpointOptions>,
-    pub(crate) fast_open: bool,
 }
 
 impl Pool {
@@ -174,13 +156,23 @@ impl Pool {
     /// How long checks took; `None` if there are none.
     #[must_use]
     pub fn check_times(&self) -> Option<ConnectTimes> {
-        self.health.as_ref().map(|_| self.check_times.times())
+        self.config.health.as_ref().map(|_| self.check_times.times())
+    }
+
+    /// How long a session may wait for room; `None` if none may.
+    pub(crate) fn queue_timeout(&self) -> Option<Duration> {
+        self.config.queue.map(|(_, timeout)| timeout)
+    }
+
+    /// Whether what endpoints are told first travels with the SYN.
+    pub(crate) fn sends_first(&self) -> bool {
+        self.config.tcp.as_ref().is_some_and(|tcp| tcp.fast_open)
     }
 
     /// Sessions that wait for room; `None` if none may.
     #[must_use]
     pub fn queue_length(&self) -> Option<u32> {
-        self.queue_timeout.map(|_| self.queue.waiting())
+        self.queue_timeout().map(|_| self.queue.waiting())
     }
 
     /// Clients whose endpoint is remembered; `None` if none is.
@@ -192,7 +184,7 @@ impl Pool {
     /// Whether endpoints that fail traffic are taken out.
     #[must_use]
     pub fn ejects(&self) -> bool {
-        self.ejection.is_some()
+        self.config.ejection.is_some()
     }
 
     /// What endpoint `index` is now.

@@ -14,7 +14,7 @@ pub(crate) fn fail_over(shared: &Arc<Shared>, pool: &Pool) {
     pool.queue.call();
     let moves = pool.balance.look_at_tiers();
     let (Some(fit), waiting) = (pool.balance.fit_tier(), pool.balance.first_tier()) else { return };
-    match pool.failback {
+    match pool.config.failback {
         Failback::Auto if waiting > 0 => serve_from(pool, 0),
         Failback::Auto => {}
         // What is not known yet has not fallen.
@@ -29,7 +29,7 @@ pub(crate) fn fail_over(shared: &Arc<Shared>, pool: &Pool) {
                 let snapshot = shared.snapshot();
                 let Some(pool) = snapshot.pools.iter().find(|p| p.name == name) else { return };
                 pool.balance.end_return();
-                if pool.balance.look_at_tiers() == moves && matches!(pool.failback, Failback::After(_)) {
+                if pool.balance.look_at_tiers() == moves && matches!(pool.config.failback, Failback::After(_)) {
                     tracing::info!(pool = pool.name, tier = fit, "a tier serves again");
                     serve_from(pool, fit);
                 } else {

@@ -160,7 +160,7 @@ impl<'a> Making<'a> {
             old.map(|o| o.endpoints.iter().enumerate().map(|(i, e)| (&e.address, i)).collect()).unwrap_or_default();
         let survivors: Vec<Option<usize>> = p.endpoints.iter().map(|e| places.get(&e.address).copied()).collect();
         // A verdict on another question does not tell the role that is asked for now.
-        let is_known = |o: &Pool| match (&p.health, &o.health) {
+        let is_known = |o: &Pool| match (&p.health, &o.config.health) {
             (Some(new), Some(old)) => new.ask == old.ask || !p.needs_role,
             _ => true,
         };
@@ -205,24 +205,11 @@ impl<'a> Making<'a> {
             endpoints: p.endpoints.iter().zip(&survivors).map(endpoint).collect(),
             absent_by_hand: absent(hands, &p.endpoints),
             sources: self.discovery.map(|d| d.states(p)).unwrap_or_default(),
-            fallback: p.when_none_fit.fallback(),
-            connect_timeout: p.connect_timeout,
-            retries: p.retries,
-            health: p.health.clone(),
             connects: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.connects)),
             check_times: old.map_or_else(|| Arc::new(Lanes::new(1)), |o| Arc::clone(&o.check_times)),
-            drain: p.drain,
-            on_down_close: p.on_down_close,
-            key: p.key,
-            failback: p.failback,
-            ejection: p.ejection,
             sticky: p.sticky.map(|s| (s.key, memory(s, old))),
             queue: queue(p, old),
-            queue_timeout: p.queue.map(|(_, timeout)| timeout),
-            send_proxy: p.send_proxy.clone(),
-            connect_from: p.connect_from.clone(),
             options: p.tcp.as_ref().map(endpoint_options),
-            fast_open: p.tcp.as_ref().is_some_and(|tcp| tcp.fast_open),
         }
     }
 }
