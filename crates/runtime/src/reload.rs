@@ -23,6 +23,10 @@ use crate::{Running, StartError};
 /// on to get sessions.
 const CHOICE: Duration = Duration::from_millis(50);
 
+/// How long a reload waits for the sockets that it closes: one whose queue cannot be emptied, because the process is full, stays
+/// longer.
+const DOORS_TIME: Duration = Duration::from_secs(1);
+
 /// What a new configuration does to one live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fate {
@@ -127,8 +131,7 @@ impl Running {
         let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
         self.shared.permits.set_limit(self.budget.sessions.min(most));
         let moves = self.doors.commit(prepared, &self.config, count);
-        // What closes takes what waits first, at its own pace.
-        tokio::task::spawn_local(self.carry_out(moves));
+        let closed = tokio::task::spawn_local(self.carry_out(moves));
         for fate in &fates {
             if let Some(reason) = fate.ends {
                 close(&self.workers, fate.id, reason);
@@ -137,6 +140,9 @@ impl Running {
         self.drain_what_is_gone(&old, &new);
         self.drain_what_is_withheld();
         self.shared.reloads.applied.fetch_add(1, Ordering::Relaxed);
+        // Until it is closed, a socket that another takes the place of may be given the next connection, with the old options.
+        // What closes takes what waits first, at its own pace.
+        let _ = tokio::time::timeout(DOORS_TIME, closed).await;
         Ok(fates)
     }
 
