@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::load::{self, Scenario};
-use crate::measure::{Sample, median};
+use crate::measure::{Pair, Sample, paired};
 use crate::proxies::Proxy;
 use crate::server::Server;
 
@@ -58,25 +58,12 @@ pub(crate) fn run(args: &GuardsArgs) -> anyhow::Result<()> {
     for case in cases() {
         let scenario = load::scenario_named(case.scenario)?;
         let guarded = Proxy::start_floodway(server.port, &case.listener)?;
-        let mut samples: Vec<[Sample; 2]> = Vec::new();
-        for round in 0..args.rounds {
-            let mut pair = [Sample::default(), Sample::default()];
-            // The other one begins each time.
-            for i in [round % 2, 1 - round % 2] {
-                pair[i] = load::run(scenario, [&plain, &guarded][i], length)?;
-                eprintln!(
-                    "round {}/{}  {:<36} {}",
-                    round + 1,
-                    args.rounds,
-                    if i == 0 { "plain" } else { case.name },
-                    pair[i]
-                );
-            }
-            samples.push(pair);
-        }
-        let of = |i: usize| median(samples.iter().map(|pair| pair[i].cpu_us()).collect());
-        let ratio = median(samples.iter().map(|[without, with]| with.cpu_us() / without.cpu_us()).collect());
-        let _ = writeln!(out, "| {} | {} | {:.2} | {:.2} | {ratio:.3} |", case.name, case.scenario, of(0), of(1));
+        let pair = paired(args.rounds, case.name, |i| {
+            let proxy = [&plain, &guarded][i];
+            load::run(scenario, proxy, &proxy.front, length)
+        })?;
+        let Pair { without, with, ratio } = pair;
+        let _ = writeln!(out, "| {} | {} | {without:.2} | {with:.2} | {ratio:.3} |", case.name, case.scenario);
     }
     drop(plain);
     // Strangers come from another address than good clients.
@@ -94,7 +81,7 @@ pub(crate) fn run(args: &GuardsArgs) -> anyhow::Result<()> {
 
 /// Good clients alone, and beside strangers who connect and reset.
 fn storm(proxy: &Proxy, good: &Scenario, length: Duration) -> anyhow::Result<String> {
-    let alone = load::run(good, proxy, length)?;
+    let alone = load::run(good, proxy, &proxy.front, length)?;
     eprintln!("good clients alone          {alone}");
     let (end, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let strangers = {
@@ -102,7 +89,7 @@ fn storm(proxy: &Proxy, good: &Scenario, length: Duration) -> anyhow::Result<Str
         std::thread::spawn(move || come_and_go(front, &end, &made))
     };
     let begin = Instant::now();
-    let beside = load::run(good, proxy, length);
+    let beside = load::run(good, proxy, &proxy.front, length);
     end.store(true, Ordering::Relaxed);
     let rate = made.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
     let _ = strangers.join();

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod connects;
+mod front;
 mod idle;
 mod mixed;
 mod round_trips;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::runtime::LocalRuntime;
 
+pub(crate) use self::front::{Front, Handshakes, Hello, Tls};
 use crate::measure::{Sample, cpu};
 use crate::proxies::Proxy;
 
@@ -86,20 +88,20 @@ struct Seen {
     failures: u64,
 }
 
-/// Runs `scenario` through `proxy` for about `length`.
-pub(crate) fn run(scenario: &Scenario, proxy: &Proxy, length: Duration) -> anyhow::Result<Sample> {
+/// Runs `scenario` through `proxy`, whose clients come by `front`, for about `length`.
+pub(crate) fn run(scenario: &Scenario, proxy: &Proxy, front: &impl Front, length: Duration) -> anyhow::Result<Sample> {
     let runtime = LocalRuntime::new()?;
     runtime.block_on(async {
         let (begin, before) = (Instant::now(), cpu(proxy.pid()));
         let until = begin + length;
         let mut seen = match scenario.kind {
-            Kind::Connect { clients, reset } => connects::closed_loop(proxy.front, clients, reset, until).await,
-            Kind::OpenLoop { per_second } => connects::open_loop(proxy.front, per_second, until).await,
-            Kind::RoundTrips { clients } => round_trips::run(proxy.front, clients, until).await,
-            Kind::Down { streams } => bulk::down(proxy.front, streams, None, until).await,
-            Kind::Up { streams } => bulk::up(proxy.front, streams, until).await,
-            Kind::Idle { sessions } => idle::run(proxy, sessions).await,
-            Kind::Mixed => mixed::run(proxy.front, until).await,
+            Kind::Connect { clients, reset } => connects::closed_loop(front, clients, reset, until).await,
+            Kind::OpenLoop { per_second } => connects::open_loop(front, per_second, until).await,
+            Kind::RoundTrips { clients } => round_trips::run(front, clients, until).await,
+            Kind::Down { streams } => bulk::down(front, streams, None, until).await,
+            Kind::Up { streams } => bulk::up(front, streams, until).await,
+            Kind::Idle { sessions } => idle::run(proxy, front, sessions).await,
+            Kind::Mixed => mixed::run(front, until).await,
         };
         seen.latencies.sort_unstable();
         Ok(Sample {

@@ -3,6 +3,7 @@
 //! What counts is the proxy's CPU for an operation: it says how much a machine carries, and a busy neighbour disturbs it
 //! less than a rate. Rates and latencies are shown beside it. docs/performance.md tells the method.
 
+mod certificate;
 mod checks;
 mod guards;
 mod keyed;
@@ -15,6 +16,7 @@ mod reload;
 mod report;
 mod server;
 mod simulate;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::load::{SCENARIOS, Scenario};
 use crate::measure::Sample;
-use crate::proxies::Proxy;
+use crate::proxies::Fleet;
 use crate::report::Report;
 
 #[derive(Debug, Parser)]
@@ -38,6 +40,8 @@ struct Cli {
 enum Command {
     /// TCP: connections, round trips, bulk, idle sessions, a mixture
     Tcp(TcpArgs),
+    /// TLS that ends here, and TLS that is passed through by name
+    Tls(tls::TlsArgs),
     /// Reloads under new connections and long streams
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
@@ -80,6 +84,7 @@ struct TcpArgs {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Tcp(args) => tcp(&args),
+        Command::Tls(args) => tls::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Simulate(args) => simulate::run(&args),
@@ -99,21 +104,22 @@ fn tcp(args: &TcpArgs) -> anyhow::Result<()> {
     let wanted = |s: &&Scenario| args.only.as_ref().is_none_or(|only| s.name.contains(only.as_str()));
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(wanted).collect();
     let server = server::Server::start().context("the server side")?;
-    let proxies = Proxy::start_all(server.port, args.endpoints, &args.peer)?;
-    let mut report = Report::new(&proxies, args.endpoints, rounds, length);
+    let fleet = Fleet { endpoints: args.endpoints, port: server.port, certificate: None, peers: &args.peer, only: &[] };
+    let proxies = fleet.start()?;
+    let mut report = Report::new(&proxies.iter().collect::<Vec<_>>(), args.endpoints, rounds, length);
     for round in 0..rounds {
         for scenario in &scenarios {
             // Another one begins each time, so that none always meets the machine as another left it.
             for i in 0..proxies.len() {
                 let proxy = &proxies[(i + round) % proxies.len()];
-                let sample: Sample = load::run(scenario, proxy, length)
+                let sample: Sample = load::run(scenario, proxy, &proxy.front, length)
                     .with_context(|| format!("{} through {}", scenario.name, proxy.name))?;
                 eprintln!("round {}/{rounds}  {:<24} {:<10} {}", round + 1, scenario.name, proxy.name, sample);
-                report.add(scenario, proxy, sample);
+                report.add(scenario.name, scenario.operation, proxy, sample);
             }
         }
     }
-    report.write(&args.out)?;
+    report.write(&args.out, "tcp", "")?;
     println!("{}", report.table());
     Ok(())
 }

@@ -58,6 +58,35 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// What something costs beside the same without it.
+pub(crate) struct Pair {
+    pub(crate) without: f64,
+    pub(crate) with: f64,
+    /// The median of the ratios of each round: what the machine does meanwhile meets both.
+    pub(crate) ratio: f64,
+}
+
+/// CPU for an operation without something (0) and with it (1), in so many rounds.
+pub(crate) fn paired(
+    rounds: usize,
+    name: &str,
+    mut run: impl FnMut(usize) -> anyhow::Result<Sample>,
+) -> anyhow::Result<Pair> {
+    let mut samples: Vec<[Sample; 2]> = Vec::new();
+    for round in 0..rounds {
+        let mut pair = [Sample::default(), Sample::default()];
+        // The other one begins each time.
+        for i in [round % 2, 1 - round % 2] {
+            pair[i] = run(i)?;
+            eprintln!("round {}/{rounds}  {:<36} {}", round + 1, if i == 0 { "plain" } else { name }, pair[i]);
+        }
+        samples.push(pair);
+    }
+    let of = |i: usize| median(samples.iter().map(|pair| pair[i].cpu_us()).collect());
+    let ratio = median(samples.iter().map(|[without, with]| with.cpu_us() / without.cpu_us()).collect());
+    Ok(Pair { without: of(0), with: of(1), ratio })
+}
+
 /// `pid` and everything that it started.
 pub(crate) fn tree(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];

@@ -9,53 +9,94 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
+use crate::certificate::Certificate;
+use crate::server::{ANSWER, ECHO};
+
 /// A running proxy.
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
     pub(crate) version: String,
     pub(crate) front: SocketAddr,
-    /// Memory when it was started, before any session (PSS, bytes).
+    /// Memory when it was started and had been used a little, in plain text (PSS, bytes).
     pub(crate) fresh: f64,
     child: Child,
     _folder: TempDir,
 }
 
-impl Proxy {
-    /// Starts Floodway, HAProxy and nginx, each in front of `endpoints` endpoints: addresses of loopback on `port`.
-    pub(crate) fn start_all(port: u16, endpoints: usize, peers: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
-        let addresses: Vec<SocketAddr> = (0..endpoints).map(|i| address(i, port)).collect();
-        let floodway = std::env::current_exe()?.with_file_name("floodway");
-        Ok(vec![
-            Self::start("floodway", &floodway, &["--version"], &["run", "-c"], &addresses, floodway_config)?,
-            Self::start("haproxy", &peer("haproxy", peers), &["-v"], &["-db", "-f"], &addresses, haproxy_config)?,
-            Self::start("nginx", &peer("nginx", peers), &["-v"], &["-c"], &addresses, nginx_config)?,
-        ])
-    }
+/// What a proxy is to do: take what comes to `front`, and end TLS there if it has a certificate, for `endpoints`.
+struct Task<'a> {
+    front: SocketAddr,
+    endpoints: &'a [SocketAddr],
+    certificate: Option<&'a Certificate>,
+    /// More words of Floodway's listener.
+    listener: &'a str,
+    folder: &'a Path,
+}
 
+/// A program, and how it is told its task.
+struct Kind {
+    name: &'static str,
+    version: &'static str,
+    args: &'static [&'static str],
+    config: fn(&Task<'_>) -> String,
+}
+
+const FLOODWAY: Kind = Kind { name: "floodway", version: "--version", args: &["run", "-c"], config: floodway_config };
+
+const KINDS: [Kind; 3] = [
+    FLOODWAY,
+    Kind { name: "haproxy", version: "-v", args: &["-db", "-f"], config: haproxy_config },
+    Kind { name: "nginx", version: "-v", args: &["-c"], config: nginx_config },
+];
+
+/// Which proxies are started, and in front of what.
+pub(crate) struct Fleet<'a> {
+    /// Endpoints: addresses of loopback on `port`.
+    pub(crate) endpoints: usize,
+    pub(crate) port: u16,
+    pub(crate) certificate: Option<&'a Certificate>,
+    /// Binaries in place of the system's.
+    pub(crate) peers: &'a [PathBuf],
+    /// Their names; all of them if there is none.
+    pub(crate) only: &'a [String],
+}
+
+impl Fleet<'_> {
+    /// Starts Floodway, HAProxy and nginx.
+    pub(crate) fn start(&self) -> anyhow::Result<Vec<Proxy>> {
+        let endpoints: Vec<SocketAddr> = (0..self.endpoints).map(|i| address(i, self.port)).collect();
+        let wanted = |kind: &&Kind| self.only.is_empty() || self.only.iter().any(|name| name == kind.name);
+        let start = |kind| Proxy::start(kind, self.peers, &endpoints, self.certificate, "");
+        KINDS.iter().filter(wanted).map(start).collect()
+    }
+}
+
+impl Proxy {
     /// A Floodway in front of one endpoint on `port`, with `listener` among the words of its listener.
     pub(crate) fn start_floodway(port: u16, listener: &str) -> anyhow::Result<Self> {
-        let binary = std::env::current_exe()?.with_file_name("floodway");
-        let config = |front, endpoints: &[SocketAddr], folder: &Path| {
-            floodway_config(front, endpoints, folder).replace("forward: p }", &format!("forward: p, {listener} }}"))
-        };
-        Self::start("floodway", &binary, &["--version"], &["run", "-c"], &[address(0, port)], config)
+        Self::start(&FLOODWAY, &[], &[address(0, port)], None, listener)
     }
 
     fn start(
-        name: &'static str,
-        binary: &Path,
-        version: &[&str],
-        args: &[&str],
+        kind: &Kind,
+        peers: &[PathBuf],
         endpoints: &[SocketAddr],
-        config: impl Fn(SocketAddr, &[SocketAddr], &Path) -> String,
+        certificate: Option<&Certificate>,
+        listener: &str,
     ) -> anyhow::Result<Self> {
-        let version = self::version(binary, version)?;
+        let name = kind.name;
+        let binary = match name {
+            "floodway" => std::env::current_exe()?.with_file_name(name),
+            _ => peer(name, peers),
+        };
+        let version = self::version(&binary, &[kind.version])?;
         let folder = tempfile::tempdir()?;
         let front = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let path = folder.path().join("config");
-        std::fs::write(&path, config(front, endpoints, folder.path()))?;
+        let task = Task { front, endpoints, certificate, listener, folder: folder.path() };
+        std::fs::write(&path, (kind.config)(&task))?;
         let mut command = Command::new(binary);
-        command.args(args).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(kind.args).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut proxy = Self { name, version, front, fresh: 0.0, child: command.spawn()?, _folder: folder };
         let begin = Instant::now();
         while TcpStream::connect(front).is_err() {
@@ -68,8 +109,10 @@ impl Proxy {
             std::thread::sleep(Duration::from_millis(10));
         }
         // What it runs is in memory now, and nothing else has happened.
-        for _ in 0..16 {
-            warm_up(front)?;
+        if certificate.is_none() {
+            for _ in 0..16 {
+                warm_up(front)?;
+            }
         }
         proxy.fresh = crate::measure::pss(proxy.pid());
         Ok(proxy)
@@ -103,7 +146,7 @@ pub(crate) fn nginx_module() -> String {
 /// A connection that is used for a byte.
 fn warm_up(front: SocketAddr) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(front)?;
-    stream.write_all(&[crate::server::ECHO, b'x'])?;
+    stream.write_all(&[ECHO, ANSWER])?;
     Ok(stream.read_exact(&mut [0])?)
 }
 
@@ -129,26 +172,43 @@ fn address(index: usize, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::from(0x7f01_0001 + n), port))
 }
 
-fn floodway_config(front: SocketAddr, endpoints: &[SocketAddr], _: &Path) -> String {
-    let list: Vec<String> = endpoints.iter().map(|e| format!("\"{e}\"")).collect();
+fn floodway_config(task: &Task<'_>) -> String {
+    let list: Vec<String> = task.endpoints.iter().map(|e| format!("\"{e}\"")).collect();
+    let (certificates, tls) = task.certificate.map_or_else(Default::default, |c| {
+        let folder = c.folder().display();
+        let pair = format!("{{ cert: \"{folder}/cert.pem\", key: \"{folder}/key.pem\" }}");
+        (format!("certificates: {{ main: {pair} }}\n"), ", tls: { certificates: [main] }")
+    });
+    let more = if task.listener.is_empty() { String::new() } else { format!(", {}", task.listener) };
     format!(
-        "listeners:\n  l: {{ bind: \"{front}\", forward: p }}\npools:\n  p: {{ endpoints: [{}] }}\nruntime: {{ workers: 2, drain_timeout: 0s }}\nlog: {{ level: error, sessions: {{ end: off }} }}\n",
+        "{certificates}listeners:\n  l: {{ bind: \"{}\", forward: p{tls}{more} }}\npools:\n  p: {{ endpoints: [{}] }}\nruntime: {{ workers: 2, drain_timeout: 0s }}\nlog: {{ level: error, sessions: {{ end: off }} }}\n",
+        task.front,
         list.join(", ")
     )
 }
 
-fn haproxy_config(front: SocketAddr, endpoints: &[SocketAddr], _: &Path) -> String {
-    let servers: String = endpoints.iter().enumerate().map(|(i, e)| format!("    server s{i} {e}\n")).collect();
+fn haproxy_config(task: &Task<'_>) -> String {
+    let servers: String = task.endpoints.iter().enumerate().map(|(i, e)| format!("    server s{i} {e}\n")).collect();
+    let tls = task
+        .certificate
+        .map_or(String::new(), |c| format!(" ssl crt {}/both.pem ssl-min-ver TLSv1.3", c.folder().display()));
     format!(
-        "global\n    nbthread 2\n    maxconn 7000\ndefaults\n    mode tcp\n    option splice-auto\n    timeout connect 3s\n    timeout client 1h\n    timeout server 1h\nlisten l\n    bind {front} backlog 4096\n    balance roundrobin\n{servers}"
+        "global\n    nbthread 2\n    maxconn 7000\ndefaults\n    mode tcp\n    option splice-auto\n    timeout connect 3s\n    timeout client 1h\n    timeout server 1h\nlisten l\n    bind {} backlog 4096{tls}\n    balance roundrobin\n{servers}",
+        task.front
     )
 }
 
-fn nginx_config(front: SocketAddr, endpoints: &[SocketAddr], folder: &Path) -> String {
-    let servers: String = endpoints.iter().map(|e| format!("    server {e};\n")).collect();
-    let load = nginx_module();
+fn nginx_config(task: &Task<'_>) -> String {
+    let servers: String = task.endpoints.iter().map(|e| format!("    server {e};\n")).collect();
+    let (ssl, tls) = task.certificate.map_or_else(Default::default, |c| {
+        let folder = c.folder().display();
+        let pair = format!("ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;");
+        (" ssl", format!("{pair} ssl_protocols TLSv1.3; ssl_session_tickets on; "))
+    });
     format!(
-        "{load}daemon off;\nuser root;\npid {0}/pid;\nerror_log {0}/error.log crit;\nworker_processes 2;\nevents {{ worker_connections 20000; }}\nstream {{\n  access_log off;\n  upstream p {{\n{servers}  }}\n  server {{ listen {front} reuseport backlog=4096; proxy_pass p; proxy_timeout 1h; proxy_connect_timeout 3s; }}\n}}\n",
-        folder.display()
+        "{load}daemon off;\nuser root;\npid {folder}/pid;\nerror_log {folder}/error.log crit;\nworker_processes 2;\nevents {{ worker_connections 20000; }}\nstream {{\n  access_log off;\n  upstream p {{\n{servers}  }}\n  server {{ listen {front}{ssl} reuseport backlog=4096; {tls}proxy_pass p; proxy_timeout 1h; proxy_connect_timeout 3s; }}\n}}\n",
+        load = nginx_module(),
+        folder = task.folder.display(),
+        front = task.front,
     )
 }

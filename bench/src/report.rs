@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::load::Scenario;
 use crate::measure::{Sample, median};
 use crate::proxies::Proxy;
 
@@ -43,7 +42,7 @@ fn spread(values: Vec<f64>) -> (f64, f64) {
 }
 
 impl Report {
-    pub(crate) fn new(proxies: &[Proxy], endpoints: usize, rounds: usize, length: Duration) -> Self {
+    pub(crate) fn new(proxies: &[&Proxy], endpoints: usize, rounds: usize, length: Duration) -> Self {
         let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model =
             machine.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':')).map_or("", |(_, m)| m.trim());
@@ -57,11 +56,17 @@ impl Report {
         }
     }
 
-    pub(crate) fn add(&mut self, scenario: &Scenario, proxy: &Proxy, sample: Sample) {
-        if !self.scenarios.iter().any(|(name, _)| *name == scenario.name) {
-            self.scenarios.push((scenario.name, scenario.operation));
+    /// `operation` is what the sample's CPU is for.
+    pub(crate) fn add(&mut self, scenario: &'static str, operation: &'static str, proxy: &Proxy, sample: Sample) {
+        if !self.scenarios.iter().any(|(name, _)| *name == scenario) {
+            self.scenarios.push((scenario, operation));
         }
-        self.samples.entry((scenario.name, proxy.name)).or_default().push(sample);
+        self.samples.entry((scenario, proxy.name)).or_default().push(sample);
+    }
+
+    /// Floodway's CPU over that of the better peer.
+    pub(crate) fn cpu_ratio(&self, scenario: &'static str) -> Option<f64> {
+        self.ratio(scenario, &FIGURES[0]).map(|(ratio, _)| ratio)
     }
 
     fn values(&self, scenario: &'static str, proxy: &'static str, figure: &Figure) -> Vec<f64> {
@@ -83,8 +88,17 @@ impl Report {
             let ratios: Vec<f64> = ours.iter().zip(theirs).filter(|(_, t)| *t > 0.0).map(|(o, t)| o / t).collect();
             (!ratios.is_empty()).then(|| spread(ratios))
         };
-        let peers = self.proxies.iter().skip(1).filter_map(|&(peer, _)| to_peer(peer));
+        let peers = self.peers().filter_map(to_peer);
         peers.reduce(|a, b| if (a.0 >= b.0) == figure.less { a } else { b })
+    }
+
+    /// What failed, with any proxy.
+    pub(crate) fn failures(&self) -> u64 {
+        self.samples.values().flatten().map(|sample| sample.failures).sum()
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &'static str> {
+        self.proxies.iter().map(|(name, _)| *name).filter(|name| *name != "floodway")
     }
 
     pub(crate) fn table(&self) -> String {
@@ -95,7 +109,9 @@ impl Report {
         out.push_str("---|\n");
         for &(scenario, operation) in &self.scenarios {
             for figure in &FIGURES {
-                let Some((ratio, either_way)) = self.ratio(scenario, figure) else { continue };
+                if self.proxies.iter().all(|(proxy, _)| self.values(scenario, proxy, figure).is_empty()) {
+                    continue;
+                }
                 let _ = write!(
                     out,
                     "| {scenario} | {} |",
@@ -111,26 +127,24 @@ impl Report {
                     });
                     let _ = write!(out, " {shown} |");
                 }
-                let _ = writeln!(
-                    out,
-                    " {}{ratio:.2} ±{:.0} % |",
-                    if (ratio <= 1.0) == figure.less || (ratio - 1.0).abs() < 0.005 { "" } else { "**worse** " },
-                    100.0 * either_way
-                );
+                let ratio = self.ratio(scenario, figure).map_or(String::new(), |(ratio, either_way)| {
+                    let is_better = (ratio <= 1.0) == figure.less || (ratio - 1.0).abs() < 0.005;
+                    format!("{}{ratio:.2} ±{:.0} %", if is_better { "" } else { "**worse** " }, 100.0 * either_way)
+                });
+                let _ = writeln!(out, " {ratio} |");
             }
         }
-        let failures: u64 = self.samples.values().flatten().map(|s| s.failures).sum();
         let _ = writeln!(
             out,
             "\n{} failures in all. {}",
-            failures,
+            self.failures(),
             self.proxies.iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>().join(" · ")
         );
         out
     }
 
-    /// Writes `tcp.json`, `tcp.md` and `tcp.svg` into `folder`.
-    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    /// Writes a table in Markdown, JSON and a picture into `folder`; `more` follows the table.
+    pub(crate) fn write(&self, folder: &Path, name: &str, more: &str) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut results = Vec::new();
         for &(scenario, operation) in &self.scenarios {
@@ -147,9 +161,9 @@ impl Report {
         }
         let versions: serde_json::Map<_, _> = self.proxies.iter().map(|(p, v)| ((*p).to_owned(), json!(v))).collect();
         let all = json!({ "machine": self.about, "versions": versions, "results": results });
-        std::fs::write(folder.join("tcp.json"), serde_json::to_string_pretty(&all)? + "\n")?;
-        std::fs::write(folder.join("tcp.md"), self.table())?;
-        std::fs::write(folder.join("tcp.svg"), self.picture())?;
+        std::fs::write(folder.join(format!("{name}.json")), serde_json::to_string_pretty(&all)? + "\n")?;
+        std::fs::write(folder.join(format!("{name}.md")), self.table() + more)?;
+        std::fs::write(folder.join(format!("{name}.svg")), self.picture())?;
         Ok(())
     }
 
@@ -166,13 +180,8 @@ impl Report {
         for (i, (scenario, _)) in shown.iter().enumerate() {
             let top = 40 + i * row;
             let _ = writeln!(out, "<text x=\"10\" y=\"{}\">{scenario}</text>", top + 24);
-            let best = self
-                .proxies
-                .iter()
-                .skip(1)
-                .filter_map(|(p, _)| self.figure(scenario, p, figure))
-                .map(|(v, _)| v)
-                .fold(f64::MAX, f64::min);
+            let best =
+                self.peers().filter_map(|p| self.figure(scenario, p, figure)).map(|(v, _)| v).fold(f64::MAX, f64::min);
             for (j, (proxy, _)) in self.proxies.iter().enumerate() {
                 let Some((value, _)) = self.figure(scenario, proxy, figure) else { continue };
                 let (y, width) = (top + j * 15, (value / best * unit).min(unit * 1.5));

@@ -16,6 +16,10 @@ use crate::keyed::{PIECE, is_right, piece};
 pub(crate) const ECHO: u8 = b'e';
 pub(crate) const DOWN: u8 = b'd';
 pub(crate) const UP: u8 = b'u';
+/// A TLS record (RFC 8446, section 5.1: its type is that of a handshake): got whole, and answered with [`ANSWER`].
+const RECORD: u8 = 22;
+/// The answer to what a client says first.
+pub(crate) const ANSWER: u8 = b'x';
 /// What the sink answers once it has got all, and all was right.
 pub(crate) const RIGHT: u8 = b'+';
 
@@ -104,6 +108,14 @@ async fn one(mut stream: TcpStream) -> std::io::Result<()> {
                 at += n as u64;
             }
             stream.write_u8(RIGHT).await
+        }
+        RECORD => {
+            let _version = stream.read_u16().await?;
+            let mut rest = vec![0; stream.read_u16().await?.into()];
+            stream.read_exact(&mut rest).await?;
+            stream.write_u8(ANSWER).await?;
+            // The client closes first, as it does where bytes are echoed.
+            stream.read(&mut rest).await.map(drop)
         }
         _ => Ok(()),
     }

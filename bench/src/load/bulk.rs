@@ -1,13 +1,11 @@
 //! Bulk, down and up, each byte checked.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Seen, together};
+use super::{Front, Seen, together};
 use crate::keyed::{PIECE, is_right, piece};
 use crate::server::{DOWN, RIGHT, UP};
 
@@ -16,23 +14,32 @@ const TRANSFER: u64 = 64 << 20;
 const GIGABYTE: f64 = 1e9;
 
 /// `pace` in bytes a second for each stream; `None` is as fast as it goes.
-pub(super) async fn down(front: SocketAddr, streams: usize, pace: Option<f64>, until: Instant) -> Seen {
+pub(super) async fn down(front: &impl Front, streams: usize, pace: Option<f64>, until: Instant) -> Seen {
     let piece: Rc<[u8]> = piece().into();
-    together(streams, |_| repeated(until, front, Rc::clone(&piece), false, pace)).await
+    together(streams, |client| {
+        let (front, piece) = (front.clone(), Rc::clone(&piece));
+        async move {
+            let mut buffer = vec![0; PIECE];
+            repeated(until, async || receive(front.open(client).await?, &piece, &mut buffer, pace, until).await).await
+        }
+    })
+    .await
 }
 
-pub(super) async fn up(front: SocketAddr, streams: usize, until: Instant) -> Seen {
+pub(super) async fn up(front: &impl Front, streams: usize, until: Instant) -> Seen {
     let piece: Rc<[u8]> = piece().into();
-    together(streams, |_| repeated(until, front, Rc::clone(&piece), true, None)).await
+    together(streams, |client| {
+        let (front, piece) = (front.clone(), Rc::clone(&piece));
+        async move { repeated(until, async || send(front.open(client).await?, &piece).await).await }
+    })
+    .await
 }
 
-async fn repeated(until: Instant, front: SocketAddr, piece: Rc<[u8]>, upwards: bool, pace: Option<f64>) -> Seen {
+/// One transfer after the other.
+async fn repeated(until: Instant, mut transfer: impl AsyncFnMut() -> std::io::Result<()>) -> Seen {
     let mut seen = Seen::default();
-    let mut buffer = vec![0; PIECE];
     while Instant::now() < until {
-        let done =
-            if upwards { send(front, &piece).await } else { receive(front, &piece, &mut buffer, pace, until).await };
-        match done {
+        match transfer().await {
             Ok(()) => seen.operations += TRANSFER as f64 / GIGABYTE,
             Err(_) => seen.failures += 1,
         }
@@ -40,17 +47,21 @@ async fn repeated(until: Instant, front: SocketAddr, piece: Rc<[u8]>, upwards: b
     seen
 }
 
+async fn ask(stream: &mut (impl AsyncWrite + Unpin), what: u8) -> std::io::Result<()> {
+    stream.write_u8(what).await?;
+    stream.write_u64(TRANSFER).await?;
+    stream.flush().await
+}
+
 async fn receive(
-    front: SocketAddr,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     piece: &[u8],
     buffer: &mut [u8],
     pace: Option<f64>,
     until: Instant,
 ) -> std::io::Result<()> {
     let begin = Instant::now();
-    let mut stream = TcpStream::connect(front).await?;
-    stream.write_u8(DOWN).await?;
-    stream.write_u64(TRANSFER).await?;
+    ask(&mut stream, DOWN).await?;
     let mut at = 0;
     loop {
         let n = stream.read(buffer).await?;
@@ -72,12 +83,11 @@ async fn receive(
     if at == TRANSFER { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }
 
-async fn send(front: SocketAddr, piece: &[u8]) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(front).await?;
-    stream.write_u8(UP).await?;
-    stream.write_u64(TRANSFER).await?;
+async fn send(mut stream: impl AsyncRead + AsyncWrite + Unpin, piece: &[u8]) -> std::io::Result<()> {
+    ask(&mut stream, UP).await?;
     for _ in 0..TRANSFER / PIECE as u64 {
         stream.write_all(piece).await?;
     }
+    stream.flush().await?;
     if stream.read_u8().await? == RIGHT { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
 }
