@@ -1,6 +1,7 @@
 //! Drives the built binary over real sockets: processes, backends, keyed streams, and waiting for events.
 
 mod backend;
+mod certificates;
 mod load;
 mod name_server;
 mod process;
@@ -12,12 +13,14 @@ mod tcp;
 mod wait;
 
 pub use backend::{Backend, echo};
+pub use certificates::{Authority, Issued, Kind};
 pub use load::{Load, Seen};
 pub use name_server::{Asked, Behaviour, HUGE, NameServer, SPOOFED};
 pub use process::{Floodway, Options, binary, project_folder, run};
 pub use rig::{Host, Link, Rig, Weather};
 pub use servers::{
     Server, as_postgres, dnsmasq, finished, haproxy, nginx, pgbench, postgres, postgres_program, psql, redis,
+    secure_postgres,
 };
 pub use service_manager::ServiceManager;
 pub use stream::{Keyed, keyed_echo, pseudo_random};

@@ -1,13 +1,15 @@
 //! Real servers from Debian, each in a folder of its own, on a free port; ended with the test.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{connect, free_port, wait_for, wait_until};
+use crate::{Issued, connect, free_port, wait_for, wait_until};
 
 /// A server process in a folder of its own.
 pub struct Server {
@@ -164,18 +166,38 @@ fn postgres_folder() -> TempDir {
 /// If it does not answer.
 #[must_use]
 pub fn postgres() -> Server {
-    let folder = postgres_folder();
-    let data = folder.path().join("data");
-    let made = as_postgres("initdb")
-        .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
-        .arg(&data)
-        .current_dir(folder.path())
-        .output();
-    finished("initdb", &made.expect("it runs"));
-    let server = run_postgres(folder);
+    let server = run_postgres(empty_postgres());
     let filled = pgbench(server.address).args(["-i", "-q", "-s", "1"]).output().expect("it runs");
     finished("pgbench -i", &filled);
     server
+}
+
+/// A PostgreSQL that trusts everybody on loopback, without tables, that speaks TLS to those who ask for it.
+///
+/// # Panics
+/// If it does not answer.
+#[must_use]
+pub fn secure_postgres(identity: &Issued) -> Server {
+    let folder = empty_postgres();
+    let data = folder.path().join("data");
+    let owner = std::fs::metadata(&data).expect("its folder");
+    for (from, name) in [(&identity.cert, "server.crt"), (&identity.key, "server.key")] {
+        let to = data.join(name);
+        std::fs::copy(from, &to).expect("a file of its own");
+        std::fs::set_permissions(&to, Permissions::from_mode(0o600)).expect("a file of its own");
+        chown(&to, Some(owner.uid()), Some(owner.gid())).expect("a file of its own");
+    }
+    std::fs::write(data.join("postgresql.auto.conf"), "ssl = on\n").expect("its configuration");
+    run_postgres(folder)
+}
+
+/// What a PostgreSQL that trusts everybody on loopback runs in.
+fn empty_postgres() -> TempDir {
+    let folder = postgres_folder();
+    let mut command = as_postgres("initdb");
+    command.args(["--auth=trust", "--username=postgres", "--no-sync", "-D"]).arg(folder.path().join("data"));
+    finished("initdb", &command.current_dir(folder.path()).output().expect("it runs"));
+    folder
 }
 
 /// Runs what is in `folder`.

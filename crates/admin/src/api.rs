@@ -16,7 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
-use floodway_runtime::SessionId;
+use floodway_runtime::{Question, SessionId};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -82,8 +82,8 @@ pub enum Call {
     Explain {
         /// The listener's name.
         listener: String,
-        /// The client's address.
-        source: Option<IpAddr>,
+        /// What is known of the connection.
+        question: Question,
     },
     /// Turn clients of a range away for a time.
     Ban {
@@ -354,10 +354,17 @@ async fn lift_ban(
 struct ExplainQuery {
     listener: String,
     source: Option<IpAddr>,
+    port: Option<u16>,
+    sni: Option<String>,
+    /// With commas between.
+    alpn: Option<String>,
 }
 
 async fn explain(State(api): State<Api>, Extension(by): By, Query(query): Query<ExplainQuery>) -> Response {
-    said(api.ask(Call::Explain { listener: query.listener, source: query.source }, by).await)
+    let ExplainQuery { listener, source, port, sni, alpn } = query;
+    let alpn: Vec<&str> = alpn.iter().flat_map(|all| all.split(',')).collect();
+    let question = Question::new(source, port, sni.as_deref(), &alpn);
+    said(api.ask(Call::Explain { listener, question }, by).await)
 }
 
 /// Leaves HTTP: what follows is between the two processes.

@@ -1,5 +1,6 @@
 //! Logs: lines go through bounded channels to threads that write them. What does not fit is dropped and counted.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -136,6 +137,11 @@ struct Line<'a> {
     source: String,
     #[serde(flatten)]
     told: Option<Told>,
+    /// The name in the ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+    #[serde(flatten)]
+    tls: Option<Tls<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     bytes_in: u64,
@@ -148,6 +154,36 @@ struct Line<'a> {
     error: Option<&'a str>,
     #[serde(flatten)]
     fields: Map<String, Value>,
+}
+
+/// What was agreed with the client.
+#[derive(Serialize)]
+struct Tls<'a> {
+    tls_version: &'a str,
+    tls_cipher: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_alpn: Option<Cow<'a, str>>,
+    tls_resumed: bool,
+    /// As the client's certificate has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_subject: Option<&'a str>,
+    /// SHA-256 of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_fingerprint: Option<&'a str>,
+}
+
+impl<'a> Tls<'a> {
+    fn new(facts: &'a floodway_runtime::TlsFacts) -> Self {
+        let client = facts.client.as_deref();
+        Self {
+            tls_version: facts.version,
+            tls_cipher: facts.cipher,
+            tls_alpn: facts.alpn.as_deref().map(String::from_utf8_lossy),
+            tls_resumed: facts.is_resumed,
+            client_subject: client.map(|c| c.subject.as_str()),
+            client_fingerprint: client.map(|c| c.fingerprint.as_str()),
+        }
+    }
 }
 
 /// What a proxy before this one told of the client.
@@ -204,7 +240,9 @@ impl<'a> Line<'a> {
             endpoint: record.endpoint.map(|e| e.name.as_str()),
             address: record.place.map(|at| at.to_string()).or_else(|| Some(record.endpoint?.address.to_string())),
             source: record.source.to_string(),
-            told: record.introduction.map(Told::new),
+            told: record.known.and_then(|known| known.introduction.as_ref()).map(Told::new),
+            sni: record.known.and_then(|known| known.server_name()),
+            tls: record.known.and_then(|known| known.tls.as_ref()).map(Tls::new),
             reason,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,

@@ -274,6 +274,17 @@ impl Scrape {
         )?;
         let read_at = since_epoch(self.shared.now().saturating_sub(self.shared.read_at()));
         out.value("config_last_reload_success_timestamp_seconds", "When the configuration in force was read", read_at)?;
+        let certificates = self.shared.certificates();
+        out.gauge(
+            "certificate_not_after_timestamp_seconds",
+            "When a certificate in use ends",
+            certificates.iter().map(|c| ([("certificate", c.name.as_str())], c.not_after.as_secs_f64())),
+        )?;
+        out.gauge(
+            "certificate_files_bad",
+            "Whether the files of a certificate cannot be used, so that one read before serves on",
+            certificates.iter().map(|c| ([("certificate", c.name.as_str())], f64::from(u8::from(c.fault.is_some())))),
+        )?;
         out.gauge("build_info", "Which Floodway this is", [([("version", env!("CARGO_PKG_VERSION"))], 1.0)])
     }
 }

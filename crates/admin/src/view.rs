@@ -1,13 +1,12 @@
 //! The truth as JSON: what `status`, `sessions`, `plan` and their like print, and scripts rely on.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use floodway_config::{Config, ObjectKind, Op, Plan};
 use floodway_net::TcpFacts;
 use floodway_runtime::{
-    Ban, ByHand, Endpoint, EndpointName, EndpointState, Fate, Pool, SessionDetail, SessionInfo, Shared, Snapshot,
-    SourceState,
+    Ban, ByHand, CertificateState, Endpoint, EndpointName, EndpointState, Explained, Fate, Pool, Question,
+    SessionDetail, SessionInfo, Shared, Snapshot, SourceState,
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -35,10 +34,16 @@ pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[Str
         "max_sessions": most_sessions,
         "listeners": listeners.collect::<Vec<_>>(),
         "pools": snapshot.pools.iter().map(|p| pool(p, shared.now())).collect::<Vec<_>>(),
+        "certificates": shared.certificates().iter().map(certificate).collect::<Vec<_>>(),
         "reloads": { "applied": applied, "rejected": rejected },
         "needs_restart": needs_restart,
         "last_error": shared.last_error(),
     })
+}
+
+fn certificate(state: &CertificateState) -> Value {
+    let not_after = SystemTime::UNIX_EPOCH.checked_add(state.not_after).map(time);
+    json!({ "name": state.name, "names": state.names, "not_after": not_after, "fault": state.fault })
 }
 
 /// Who is turned away, and until when.
@@ -137,7 +142,7 @@ pub fn session(session: &SessionInfo) -> Value {
     json!({
         "id": session.id.to_string(),
         "listener": session.listener,
-        "route": "default",
+        "route": session.route,
         "pool": session.pool,
         "endpoint": session.endpoint.as_ref().map(|(name, _)| name),
         "address": session.place.map(|at| at.to_string()).or_else(|| Some(session.endpoint.as_ref()?.1.to_string())),
@@ -239,42 +244,55 @@ pub fn needs_restart(plan: &Plan) -> Vec<String> {
 
 /// Where a connection to `listener` would go, and why not elsewhere.
 #[must_use]
-fn explain(snapshot: &Snapshot, listener: usize, pool: usize, choice: &floodway_balance::Explanation) -> Value {
-    let (listener, pool) = (&snapshot.listeners[listener], &snapshot.pools[pool]);
+fn explanation(snapshot: &Snapshot, listener: usize, explained: &Explained) -> Value {
+    let listener = &snapshot.listeners[listener];
+    let name = |place: usize| listener.routes().get(place).map(|route| route.name.as_str());
+    let action = explained.route.and_then(|place| listener.routes().get(place)).map(|route| route.action.as_str());
+    let lost = explained
+        .lost
+        .iter()
+        .map(|(place, why)| json!({ "route": name(*place), "reason": why.unwrap_or("another goes before it") }));
+    let mut answer = json!({
+        "listener": listener.name,
+        "route": explained.route.and_then(name),
+        "action": action,
+        "other_routes": lost.collect::<Vec<_>>(),
+        "pool": Value::Null,
+        "endpoint": Value::Null,
+        "policies": [],
+        "excluded": [],
+    });
+    let Some((pool, choice)) = &explained.choice else { return answer };
+    let pool = &snapshot.pools[*pool];
     let excluded = choice.excluded.iter().filter_map(|(i, why)| {
         let endpoint = pool.endpoints.get(*i)?;
         Some(json!({ "endpoint": endpoint.address.to_string(), "name": endpoint.name, "reason": why.as_str() }))
     });
     let address = |i: &usize| pool.endpoints.get(*i).map(|e| e.address.to_string());
-    json!({
-        "listener": listener.name,
-        "route": "default",
-        "pool": pool.name,
-        "endpoint": choice.endpoint.as_ref().and_then(address),
-        "algorithm": pool.balance.algorithm().as_str(),
-        "candidates": choice.candidates.iter().filter_map(address).collect::<Vec<_>>(),
-        "policies": [],
-        "excluded": excluded.collect::<Vec<_>>(),
-    })
+    answer["pool"] = pool.name.as_str().into();
+    answer["endpoint"] = choice.endpoint.as_ref().and_then(address).into();
+    answer["algorithm"] = pool.balance.algorithm().as_str().into();
+    answer["candidates"] = choice.candidates.iter().filter_map(address).collect::<Vec<_>>().into();
+    answer["excluded"] = excluded.collect::<Vec<_>>().into();
+    answer
 }
 
 /// As [`explain_in`], of a process that has just started with `config`.
 #[must_use]
-pub fn explain_offline(config: &Config, listener: &str, source: Option<IpAddr>) -> Option<Value> {
-    explain_in(&floodway_runtime::fresh_snapshot(config), listener, source, Duration::ZERO)
+pub fn explain_offline(config: &Config, listener: &str, question: &Question) -> Option<Value> {
+    explain_in(&floodway_runtime::fresh_snapshot(config), listener, question, Duration::ZERO)
 }
 
-/// Where a connection from `source` to `listener` would go at `now` of the process's clock, and why not elsewhere. `None` if there is no such listener.
+/// Where a connection to `listener` would go at `now` of the process's clock, and why not elsewhere. `None` if there is no such listener.
 #[must_use]
-pub fn explain_in(snapshot: &Snapshot, listener: &str, source: Option<IpAddr>, now: Duration) -> Option<Value> {
+pub fn explain_in(snapshot: &Snapshot, listener: &str, question: &Question, now: Duration) -> Option<Value> {
     let at = snapshot.listeners.iter().position(|l| l.name == listener)?;
-    if source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) {
+    if question.source.is_some_and(|ip| !snapshot.listeners[at].lets_in(ip)) {
         let nothing = Value::Null;
         return Some(json!({
             "listener": listener, "route": nothing, "pool": nothing, "endpoint": nothing,
             "policies": [], "excluded": [], "denied": true,
         }));
     }
-    let (pool, choice) = floodway_runtime::explain(snapshot, at, source, now);
-    Some(explain(snapshot, at, pool, &choice))
+    Some(explanation(snapshot, at, &floodway_runtime::explain(snapshot, at, question, now)))
 }

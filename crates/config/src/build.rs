@@ -6,6 +6,8 @@ mod health;
 mod listener;
 mod pool;
 mod process;
+mod route;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use floodway_policy::{Prefix, parse_prefix};
 use crate::leaf::{looks_like_a_name, suggest};
 use crate::load::ListFiles;
 use crate::tree::{Node, Word};
-use crate::{Config, Limits, PoolId, Problem, Problems, Sources, Span, scalar};
+use crate::{Certificate, Config, Limits, PoolId, Problem, Problems, Sources, Span, scalar};
 
 /// Builds what can be built, and reports what is wrong with it. The result may be used only if no error was reported.
 pub(crate) fn build(
@@ -25,11 +27,15 @@ pub(crate) fn build(
     limits: &Limits,
     problems: &mut Problems,
 ) -> Config {
-    let mut builder = Builder { sources, limits, problems, pools: named(root, "pools"), lists: Vec::new() };
+    let pools = named(root, "pools");
+    let mut builder = Builder { sources, limits, problems, pools, lists: Vec::new(), certificates: Vec::new() };
     builder.lists = builder.build_lists(root, files);
+    builder.certificates = builder.build_certificates(root);
     let pools = builder.build_pools();
     let listeners = builder.build_listeners(root);
     builder.warn_of_unused_pools(&listeners, &pools);
+    builder.warn_of_unused_certificates(root, &listeners, &pools);
+    builder.warn_of_names_not_looked_for(root, &listeners, &pools);
     builder.refuse_ports_that_cannot_follow(&listeners, &pools);
     let metrics = builder.build_metrics(root, &listeners);
     let log = builder.build_log(root);
@@ -37,7 +43,8 @@ pub(crate) fn build(
     let admin = builder.build_admin(root);
     let reload = builder.build_reload(root);
     let pools = pools.into_iter().map(Arc::new).collect();
-    Config { listeners, pools, metrics, admin, reload, log, runtime }
+    let certificates = builder.certificates;
+    Config { listeners, pools, certificates, metrics, admin, reload, log, runtime }
 }
 
 struct Builder<'a> {
@@ -46,6 +53,7 @@ struct Builder<'a> {
     problems: &'a mut Problems,
     pools: Vec<&'a (Word, Node)>,
     lists: Vec<(String, Vec<Prefix>)>,
+    certificates: Vec<Certificate>,
 }
 
 /// The objects of a kind, in the order of the file.
@@ -64,12 +72,16 @@ impl Builder<'_> {
 
     /// Finds the pool that `node` names.
     fn pool(&mut self, node: &Node) -> Option<PoolId> {
-        let name = node.text()?;
+        self.pool_named(node.text()?, node.shown(), node.span)
+    }
+
+    /// Finds the pool `name`, which is `shown` so at `span`.
+    fn pool_named(&mut self, name: &str, shown: &str, span: Span) -> Option<PoolId> {
         let found = self.pools.iter().position(|(word, _)| word.text == name);
         if found.is_none() {
             let known: Vec<&str> = self.pools.iter().map(|(word, _)| word.text.as_ref()).collect();
             let help = suggest(name, &known);
-            self.error(node.span, format!("pool `{}` does not exist", node.shown()), "no pool of that name", help);
+            self.error(span, format!("pool `{shown}` does not exist"), "no pool of that name", help);
         }
         found.map(PoolId)
     }

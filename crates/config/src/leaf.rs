@@ -1,6 +1,6 @@
 //! What a single value may be: the types of the table of keys.
 
-use floodway_policy::parse_prefix;
+use floodway_policy::{SniPattern, parse_prefix};
 
 use crate::scalar::{Fault, fault};
 use crate::{address, scalar};
@@ -48,6 +48,16 @@ pub(crate) enum Leaf {
     Lag,
     /// An address range, or the name of a list.
     Prefix,
+    /// A name that clients ask for by TLS, or a wildcard.
+    Sni,
+    /// A protocol that TLS agrees on.
+    Alpn,
+    /// Whom a certificate is for.
+    ServerName,
+    /// A port, or a range of them.
+    Ports,
+    /// Of a route.
+    Priority,
     /// `stdout`, `stderr` or a file's path.
     Output,
     /// A path of the file system.
@@ -112,6 +122,14 @@ impl Leaf {
             Self::Status => scalar::status(text).map(drop),
             Self::Lag => scalar::lag(text).map(drop),
             Self::Prefix => prefix(text),
+            Self::Sni => match SniPattern::parse(text) {
+                Ok(_) => Ok(()),
+                Err(why) => fault("no name that a client could ask for", why.to_string()),
+            },
+            Self::Alpn => scalar::alpn(text),
+            Self::ServerName => server_name(text),
+            Self::Ports => scalar::ports(text).map(drop),
+            Self::Priority => scalar::priority(text).map(drop),
             Self::Or(words, _) if words.contains(&text) => Ok(()),
             Self::Or(words, leaf) => leaf.check(text).map_err(|f| or_words(f, words)),
         }
@@ -135,6 +153,10 @@ impl Leaf {
             Self::Status => scalar::status(text).ok().map(|range| format!("{range:?}")),
             Self::Lag => scalar::lag(text).ok().map(|lag| format!("{lag:?}")),
             Self::Prefix => parse_prefix(text).map(|p| p.to_string()),
+            Self::Sni => SniPattern::parse(text).ok().map(|name| name.to_string()),
+            Self::ServerName => Some(text.to_ascii_lowercase()),
+            Self::Ports => scalar::ports(text).ok().map(show_ports),
+            Self::Priority => scalar::priority(text).ok().map(|n| n.to_string()),
             Self::Or(words, leaf) if !words.contains(&text) => Some(leaf.meaning(text)),
             _ => None,
         };
@@ -169,6 +191,11 @@ impl Leaf {
             Self::Status => "code of HTTP or range of them".into(),
             Self::Lag => "size or duration".into(),
             Self::Prefix => "address range or name of a list".into(),
+            Self::Sni => "name or wildcard".into(),
+            Self::Alpn => "application protocol".into(),
+            Self::ServerName => "name or IP address".into(),
+            Self::Ports => "port or range of ports".into(),
+            Self::Priority => "number".into(),
             Self::Output => "`stdout`, `stderr` or a path".into(),
             Self::Path => "path".into(),
             Self::Or(words, leaf) => format!("{}, or {}", quoted(words), leaf.describe()),
@@ -180,6 +207,11 @@ impl Leaf {
         let whole = |s: &str| Some(format!("^(?:{s})$"));
         match *self {
             Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint | Self::Regex => None,
+            Self::Sni => whole("(?:\\*\\.)?[a-zA-Z0-9_.-]+"),
+            Self::Alpn => whole("[^,\\s]{1,255}"),
+            Self::ServerName => whole("[a-zA-Z0-9_.:-]+"),
+            Self::Ports => whole("\\d+(?:-\\d+)?"),
+            Self::Priority => whole("-?\\d+"),
             Self::HostPort => whole(".+:\\d+"),
             Self::HostName => whole("[a-zA-Z0-9_.-]+"),
             Self::Url => whole("https?://.+"),
@@ -222,6 +254,19 @@ fn regex(text: &str) -> Result<(), Fault> {
             fault(format!("no regular expression: {why}"), "in single quotes YAML leaves its backslashes alone")
         }
     }
+}
+
+/// A name in DNS, or an address.
+fn server_name(text: &str) -> Result<(), Fault> {
+    if text.parse::<std::net::IpAddr>().is_ok() || (address::host_name(text).is_ok() && !text.ends_with('.')) {
+        return Ok(());
+    }
+    fault("neither a name nor an IP address", "write it as certificates have it, like db.internal, without a port")
+}
+
+/// `80`, `8000-8010`.
+fn show_ports((first, last): (u16, u16)) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// An address range (`10.0.0.0/8`), an address, or the name of a list.

@@ -18,6 +18,7 @@ mod load;
 mod members;
 mod plan;
 mod problem;
+mod route_names;
 mod scalar;
 mod schema;
 mod shape;

@@ -296,8 +296,11 @@ impl Loader<'_> {
 /// `forward: original_destination` is a pool with that one endpoint, unless there is one of the name.
 fn add_original_destination(root: &mut Node) {
     let listeners = root.get("listeners").map(Node::entries).unwrap_or_default();
-    let forwards = listeners.iter().filter_map(|(_, listener)| listener.get("forward"));
-    let Some(span) = forwards.filter(|f| f.text() == Some(ORIGINAL)).map(|f| f.span).next() else { return };
+    let mut forwards = listeners.iter().flat_map(|(_, listener)| {
+        let routes = listener.get("routes").map(Node::items).unwrap_or_default();
+        std::iter::once(listener).chain(routes).filter_map(|n| n.get("forward"))
+    });
+    let Some(span) = forwards.find(|f| f.text() == Some(ORIGINAL)).map(|f| f.span) else { return };
     let Value::Map(entries) = &mut root.value else { return };
     let word = |text: &'static str| Word { text: text.into(), span };
     let built_in = |value: Value| Node { value, span, origin: Origin::BuiltIn, typed: None };

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Checked;
 use crate::leaf::Leaf;
-use crate::table::{ENDPOINT, Key, Kind, LISTENER, POOL, Section, TOP};
+use crate::route_names::route_names;
+use crate::table::{CERTIFICATE, ENDPOINT, Key, Kind, LISTENER, POOL, ROUTE, Section, TOP};
 use crate::tree::{Node, Value, Word};
 
 /// What becomes of an object.
@@ -36,12 +37,16 @@ impl Op {
 /// What kind of object changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectKind {
-    /// A listener.
+    /// A listener, but for its routes.
     Listener,
+    /// A route; its name is `LISTENER/ROUTE`.
+    Route,
     /// A pool, but for its endpoints.
     Pool,
     /// An endpoint; its name is `POOL/ENDPOINT`.
     Endpoint,
+    /// A certificate with its key.
+    Certificate,
     /// A list of address ranges.
     List,
     /// Everything else: the section's name.
@@ -54,8 +59,10 @@ impl ObjectKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
+            Self::Route => "route",
             Self::Pool => "pool",
             Self::Endpoint => "endpoint",
+            Self::Certificate => "certificate",
             Self::List => "list",
             Self::Settings => "settings",
         }
@@ -89,7 +96,8 @@ pub struct Change {
 /// Everything that changes; empty if nothing does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Listeners first, then pools with their endpoints, lists, and settings; each in the order of names.
+    /// Listeners first with their routes, then pools with their endpoints, certificates, lists, and settings; each in the
+    /// order of names.
     pub changes: Vec<Change>,
 }
 
@@ -145,7 +153,7 @@ impl Plan {
         self.changes.iter().find(|c| c.kind == kind && c.name == name)
     }
 
-    /// A listener that names a list which changes is changed by it.
+    /// A listener or a route that names a list which changes is changed by it.
     fn follow_lists(&mut self, new: &BTreeMap<Identity, Object<'_>>) {
         let changed: BTreeSet<String> = self
             .changes
@@ -156,16 +164,17 @@ impl Plan {
         if changed.is_empty() {
             return;
         }
-        for (id, object) in new.iter().filter(|(id, _)| id.kind == ObjectKind::Listener) {
+        let may_name = |kind: ObjectKind| matches!(kind, ObjectKind::Listener | ObjectKind::Route);
+        for (id, object) in new.iter().filter(|(id, _)| may_name(id.kind)) {
             for (field, value) in object.fields().into_iter().filter(|(_, value)| !value.names.is_disjoint(&changed)) {
                 let field = Field { name: field, from: value.shown.clone(), to: value.shown };
-                match self.changes.iter_mut().find(|c| c.kind == id.kind && c.name == id.name) {
+                match self.changes.iter_mut().find(|c| c.kind == id.kind && c.name == object.name) {
                     Some(change) if change.op != Op::Change || change.fields.iter().any(|f| f.name == field.name) => {}
                     Some(change) => change.fields.push(field),
                     None => self.changes.push(Change {
                         op: Op::Change,
                         kind: id.kind,
-                        name: id.name.to_owned(),
+                        name: object.name.clone(),
                         fields: vec![field],
                     }),
                 }
@@ -179,12 +188,13 @@ impl Plan {
     }
 }
 
-/// What makes an object the same in both configurations: for an endpoint its pool and its address, else its name.
+/// What makes an object the same in both configurations: for an endpoint its pool and its address, for a route its listener
+/// and its name, else its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Identity<'a> {
     kind: ObjectKind,
     name: &'a str,
-    address: String,
+    inner: String,
 }
 
 /// An object, whose values are looked at only if they may differ.
@@ -229,8 +239,13 @@ impl Object<'_> {
         }
     }
 
-    /// The order of a pool's endpoints, where it means something.
+    /// The order of a pool's endpoints, or of the pools of a split, where it means something.
     fn order(&self) -> Option<Vec<&str>> {
+        if let Some(split) = self.node.get("split") {
+            let is_by_chance = split.get("by")?.get("chance").is_some();
+            let pools = split.get("pools")?.entries().iter().map(|(word, _)| word.text.as_ref());
+            return (!is_by_chance).then(|| pools.collect());
+        }
         self.node.get("balance")?.get("first")?;
         let endpoints = self.node.get("endpoints")?.items();
         Some(endpoints.iter().filter_map(|e| e.get("address").and_then(Node::text)).collect())
@@ -286,44 +301,65 @@ fn change(id: &Identity<'_>, old: Option<&Object<'_>>, new: Option<&Object<'_>>)
 }
 
 /// Takes a configuration apart into its objects.
-fn objects(root: &Node) -> BTreeMap<Identity<'_>, Object<'_>> {
+fn objects(root: &Node) -> Objects<'_> {
     let mut all = BTreeMap::new();
     for (section, node) in root.entries() {
         match section.text.as_ref() {
-            "listeners" => {
-                for (word, listener) in node.entries() {
-                    let id = Identity { kind: ObjectKind::Listener, name: &word.text, address: String::new() };
-                    let object =
-                        Object { name: word.text.to_string(), node: listener, section: &LISTENER, without: &[] };
-                    all.insert(id, object);
+            "listeners" => node.entries().iter().for_each(|(word, listener)| add_listener(&mut all, word, listener)),
+            "pools" => node.entries().iter().for_each(|(word, pool)| add_pool(&mut all, word, pool)),
+            "certificates" => {
+                for (word, certificate) in node.entries() {
+                    add(&mut all, ObjectKind::Certificate, &word.text, certificate, &CERTIFICATE, &[]);
                 }
             }
-            "pools" => node.entries().iter().for_each(|(word, pool)| add_pool(&mut all, word, pool)),
             "lists" => {
                 for (word, list) in node.entries() {
-                    let id = Identity { kind: ObjectKind::List, name: &word.text, address: String::new() };
-                    all.insert(id, Object { name: word.text.to_string(), node: list, section: &TOP, without: &[] });
+                    add(&mut all, ObjectKind::List, &word.text, list, &TOP, &[]);
                 }
             }
             other => {
                 let Some(Kind::Section(section) | Kind::OffOr(section)) = TOP.key(other).map(|k| &k.kind) else {
                     continue;
                 };
-                let id = Identity { kind: ObjectKind::Settings, name: other, address: String::new() };
-                all.insert(id, Object { name: other.to_owned(), node, section, without: &[] });
+                add(&mut all, ObjectKind::Settings, other, node, section, &[]);
             }
         }
     }
     all
 }
 
-fn add_pool<'a>(all: &mut BTreeMap<Identity<'a>, Object<'a>>, word: &'a Word, pool: &'a Node) {
-    let id = Identity { kind: ObjectKind::Pool, name: &word.text, address: String::new() };
-    all.insert(id, Object { name: word.text.to_string(), node: pool, section: &POOL, without: &["endpoints"] });
+type Objects<'a> = BTreeMap<Identity<'a>, Object<'a>>;
+
+/// An object that is known by its name.
+fn add<'a>(
+    all: &mut Objects<'a>,
+    kind: ObjectKind,
+    name: &'a str,
+    node: &'a Node,
+    section: &'static Section,
+    without: &'static [&'static str],
+) {
+    let id = Identity { kind, name, inner: String::new() };
+    all.insert(id, Object { name: name.to_owned(), node, section, without });
+}
+
+fn add_listener<'a>(all: &mut Objects<'a>, word: &'a Word, listener: &'a Node) {
+    add(all, ObjectKind::Listener, &word.text, listener, &LISTENER, &["routes"]);
+    let routes = listener.get("routes").map(Node::items).unwrap_or_default();
+    for (name, route) in route_names(routes).into_iter().zip(routes) {
+        let shown = format!("{}/{name}", word.text);
+        let id = Identity { kind: ObjectKind::Route, name: &word.text, inner: name };
+        // It is known by its name: that it was given one is no change.
+        all.insert(id, Object { name: shown, node: route, section: &ROUTE, without: &["name"] });
+    }
+}
+
+fn add_pool<'a>(all: &mut Objects<'a>, word: &'a Word, pool: &'a Node) {
+    add(all, ObjectKind::Pool, &word.text, pool, &POOL, &["endpoints"]);
     for endpoint in pool.get("endpoints").map(Node::items).unwrap_or_default() {
         let (address, shown) = whereabouts(endpoint);
         let name = format!("{}/{}", word.text, endpoint.get("name").and_then(Node::text).unwrap_or(&shown));
-        let id = Identity { kind: ObjectKind::Endpoint, name: &word.text, address };
+        let id = Identity { kind: ObjectKind::Endpoint, name: &word.text, inner: address };
         all.insert(id, Object { name, node: endpoint, section: &ENDPOINT, without: &[] });
     }
 }
@@ -347,10 +383,21 @@ fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String,
             }
         }
     };
+    let is_word = |kind: &Kind| matches!(kind, Kind::Section(section) if section.keys.is_empty());
     match kind {
-        Kind::Section(section) | Kind::OffOr(section) if node.text().is_none() => below(section.keys, fields),
+        Kind::Section(section) | Kind::OffOr(section) | Kind::NamesOr(_, section)
+            if node.text().is_none() && !is_word(kind) =>
+        {
+            below(section.keys, fields);
+        }
+        Kind::Named(of) => {
+            for (word, value) in node.entries() {
+                collect(value, of, format!("{path}.{}", word.text), fields);
+            }
+        }
         Kind::Choice(keys) => {
             let chosen = node.entries().first().map(|(word, _)| word.text.to_string()).unwrap_or_default();
+            let says_all = Key::find(keys, &chosen).is_some_and(|k| is_word(&k.kind));
             let value = Shown {
                 meant: chosen.clone(),
                 shown: Some(chosen),
@@ -358,7 +405,9 @@ fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String,
                 is_default: is_default(node),
             };
             fields.insert(path.clone(), value);
-            below(keys, fields);
+            if !says_all {
+                below(keys, fields);
+            }
         }
         _ => {
             let mut names = BTreeSet::new();
@@ -385,9 +434,10 @@ fn meaning(node: &Node, kind: &Kind, names: &mut BTreeSet<String>) -> String {
             let items: Vec<String> = items.iter().map(|i| meaning(i, item, names)).collect();
             format!("[{}]", items.join(", "))
         }
-        (Kind::Section(s) | Kind::TextOr(_, s) | Kind::Bind(s) | Kind::OffOr(s), Value::Map(entries)) => {
-            meanings(entries, |name| s.key(name).map(|k| &k.kind), names)
-        }
+        (
+            Kind::Section(s) | Kind::TextOr(_, s) | Kind::NamesOr(_, s) | Kind::Bind(s) | Kind::OffOr(s),
+            Value::Map(entries),
+        ) => meanings(entries, |name| s.key(name).map(|k| &k.kind), names),
         (Kind::Choice(keys), Value::Map(entries)) => {
             meanings(entries, |name| Key::find(keys, name).map(|k| &k.kind), names)
         }
@@ -438,6 +488,7 @@ fn shown(node: &Node) -> String {
         Value::Map(entries) => {
             let written: Vec<_> = entries.iter().filter(|(_, value)| !is_default(value)).collect();
             match written.as_slice() {
+                [] => "{}".to_owned(),
                 // An address alone is how it would be typed.
                 [(_, value)] if value.text().is_some() => shown(value),
                 _ => {

@@ -53,7 +53,8 @@ impl Problem {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
-    pub(crate) fn nowhere(message: impl Into<String>) -> Self {
+    /// An error without a place in the configuration.
+    pub fn nowhere(message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, span: None, message: message.into(), label: String::new(), help: None }
     }
 
@@ -82,7 +83,8 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn add(&mut self, problem: Problem) {
+    /// Adds one that is not there yet.
+    pub fn add(&mut self, problem: Problem) {
         if self.seen.insert(problem.clone()) {
             self.all.push(problem);
         }

@@ -132,6 +132,45 @@ pub(crate) fn status(text: &str) -> Result<(u16, u16), Fault> {
     }
 }
 
+/// `8443`, `8000-8010`: ports, both ends included.
+pub(crate) fn ports(text: &str) -> Result<(u16, u16), Fault> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |t: &str| integer(t, 1, 65535).ok().and_then(|n| u16::try_from(n).ok());
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        (Some(first), Some(last)) => fault("a range that ends before it begins", format!("write {last}-{first}")),
+        _ => fault("no port", "write a port or a range from 1 to 65535: 8443, 8000-8010"),
+    }
+}
+
+/// `10`, `-1`: which of two goes first.
+pub(crate) fn priority(text: &str) -> Result<i32, Fault> {
+    const MOST: u64 = 1_000_000;
+    let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    match integer(digits, 0, MOST).ok().and_then(|n| i32::try_from(n).ok()) {
+        Some(n) => Ok(if is_negative { -n } else { n }),
+        None => fault("no priority", format!("write a whole number from -{MOST} to {MOST}; the higher wins")),
+    }
+}
+
+/// `h2`, `http/1.1`: a protocol, as TLS names it (RFC 7301).
+pub(crate) fn alpn(text: &str) -> Result<(), Fault> {
+    match text.to_ascii_lowercase().as_str() {
+        "http/2" | "http2" => return fault("not what TLS calls it", "write `h2`"),
+        "http/3" | "http3" => return fault("not what TLS calls it", "write `h3`"),
+        "http1.1" | "http1" | "http/1" => return fault("not what TLS calls it", "write `http/1.1`"),
+        _ => {}
+    }
+    match text.len() {
+        0 => fault("empty", "write a protocol, like h2 or http/1.1"),
+        256.. => fault("longer than a protocol's name can be", "write at most 255 bytes, like h2 or http/1.1"),
+        _ if text.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control()) => {
+            fault("no protocol", "write each as an item of its own: [h2, http/1.1]")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `16MiB`, `5s`.
 pub(crate) fn lag(text: &str) -> Result<floodway_judge::Lag, Fault> {
     use floodway_judge::Lag;

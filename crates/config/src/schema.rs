@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::table::{ENDPOINT, Key, Kind, LISTENER, POOL, Section, TOP};
+use crate::table::{CERTIFICATE, ENDPOINT, Key, Kind, LISTENER, POOL, Section, TOP};
 
 /// JSON schema (draft 2020-12) of the configuration file, for completion and checks in editors.
 #[must_use]
@@ -53,6 +53,10 @@ fn kind(of: &Kind, whole: bool) -> Value {
         Kind::Section(s) => section(s, whole),
         Kind::TextOr(_, s) | Kind::Bind(s) => json!({ "anyOf": [{ "type": "string" }, section(s, whole)] }),
         Kind::OffOr(s) => json!({ "anyOf": [{ "const": "off" }, section(s, whole)] }),
+        Kind::NamesOr(key, s) => {
+            let names = s.key(key).map(|k| kind(&k.kind, whole)).unwrap_or_default();
+            json!({ "anyOf": [names, section(s, whole)] })
+        }
         Kind::List(item) => json!({ "anyOf": [kind(item, whole), { "type": "array", "items": kind(item, whole) }] }),
         Kind::Named(item) => json!({ "type": "object", "additionalProperties": kind(item, whole) }),
         Kind::Choice(keys) => {
@@ -73,9 +77,12 @@ fn kind(of: &Kind, whole: bool) -> Value {
 pub fn keys_markdown() -> String {
     let mut out = String::from("| key | is | default | does |\n|---|---|---|---|\n");
     rows(&mut out, "", TOP.keys);
-    for (prefix, object) in
-        [("listeners.NAME.", &LISTENER), ("pools.NAME.", &POOL), ("pools.NAME.endpoints[].", &ENDPOINT)]
-    {
+    for (prefix, object) in [
+        ("listeners.NAME.", &LISTENER),
+        ("pools.NAME.", &POOL),
+        ("pools.NAME.endpoints[].", &ENDPOINT),
+        ("certificates.NAME.", &CERTIFICATE),
+    ] {
         rows(&mut out, prefix, object.keys);
     }
     out
@@ -102,7 +109,7 @@ fn rows(out: &mut String, prefix: &str, keys: &[Key]) {
 /// The keys under a key that are shown in place: the objects have rows of their own.
 fn descend(kind: &Kind) -> Option<&'static [Key]> {
     let section: &'static Section = match kind {
-        Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) | Kind::Bind(s) => s,
+        Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) | Kind::NamesOr(_, s) | Kind::Bind(s) => s,
         Kind::List(item) => return descend(item),
         Kind::Choice(keys) => return Some(keys),
         _ => return None,
@@ -116,7 +123,7 @@ fn is(kind: &Kind) -> String {
         Kind::Leaf(leaf) => leaf.describe(),
         Kind::Section(s) if s.keys.is_empty() => "word".into(),
         Kind::Section(_) => "map".into(),
-        Kind::TextOr(key, _) => format!("`{key}`, or a map"),
+        Kind::TextOr(key, _) | Kind::NamesOr(key, _) => format!("`{key}`, or a map"),
         Kind::Bind(_) => "address, `unix:/path`, or a map".into(),
         Kind::OffOr(_) => "map, or `off`".into(),
         Kind::List(item) => format!("list of {}", is(item)),

@@ -21,11 +21,15 @@ pub(crate) struct Checker<'a> {
 impl Checker<'_> {
     pub(crate) fn check(&mut self, key: &Word, node: Node, kind: &Kind, at: &str) -> Node {
         if let Value::Null = node.value {
-            self.problems.add(
-                Problem::error(key.span, format!("`{}` has no value", key.text))
-                    .label("nothing follows")
-                    .help("give it a value, or take the key out; where something can be turned off, `off` does"),
-            );
+            let problem = Problem::error(key.span, format!("`{}` has no value", key.text)).label("nothing follows");
+            self.problems.add(match kind {
+                Kind::Section(section) if section.keys.is_empty() => {
+                    problem.help(format!("write `{}: {{}}`", key.text))
+                }
+                _ => {
+                    problem.help("give it a value, or take the key out; where something can be turned off, `off` does")
+                }
+            });
             return bad(node);
         }
         match kind {
@@ -41,13 +45,21 @@ impl Checker<'_> {
             Kind::TextOr(_, section) => self.section(key, node, section, at),
             Kind::OffOr(_) if node.text() == Some("off") => node,
             Kind::OffOr(section) => self.section(key, node, section, at),
+            Kind::NamesOr(name, section) if are_names(&node, section) => self.short(key, node, name, section, at),
+            Kind::NamesOr(_, section) if matches!(node.value, Value::Map(_)) => self.section(key, node, section, at),
+            Kind::NamesOr(..) => {
+                let message = format!("`{}` is {}, where names with numbers are needed", key.text, node.kind());
+                let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
+                self.problems.add(problem.help(format!("write it like `{}: {{ blue: 90, green: 10 }}`", key.text)));
+                bad(node)
+            }
             Kind::Choice(options) => self.choice(key, node, options, at),
             Kind::List(item) => self.list(key, node, item, at),
             Kind::Named(of) => self.named(key, node, of),
         }
     }
 
-    /// Text that stands for `{ name: text }` of a section: checked under the key that was written.
+    /// A value that stands for `{ name: value }` of a section: checked under the key that was written.
     fn short(&mut self, key: &Word, node: Node, name: &str, section: &Section, at: &str) -> Node {
         let checked = match section.key(name) {
             Some(k) => self.check(key, node, &k.kind, at),
@@ -215,7 +227,7 @@ impl Checker<'_> {
         let known: Vec<&str> = section.keys.iter().filter(|k| !k.later).map(|k| k.name).collect();
         let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
         self.problems.add(match known.is_empty() {
-            true => problem.help(format!("write `{}` alone", key.text)),
+            true => problem.help(format!("write `{}: {{}}`", key.text)),
             false => problem.help(format!("its keys are {}", quoted(&known))),
         });
         bad(node)
@@ -243,7 +255,14 @@ fn bad(node: Node) -> Node {
     Node { value: Value::Bad, ..node }
 }
 
-/// Text as the map that it stands for.
+/// Whether the keys of a map are names: none of them is a key of `section`, or such a one is a name with a number.
+fn are_names(node: &Node, section: &Section) -> bool {
+    let is_number = |value: &Node| value.text().is_some_and(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()));
+    matches!(&node.value, Value::Map(entries)
+        if entries.iter().all(|(word, value)| section.key(&word.text).is_none() || is_number(value)))
+}
+
+/// A value as the map that it stands for.
 fn wrap(node: Node, name: &str) -> Node {
     let (span, origin) = (node.span, node.origin);
     Node::map(vec![(Word { text: name.to_owned().into(), span }, node)], span, origin)
@@ -291,11 +310,16 @@ fn marked(mut node: Node) -> Node {
 pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: &mut Problems) -> Node {
     let value = match (kind, node.value) {
         (
-            Kind::Section(section) | Kind::TextOr(_, section) | Kind::Bind(section) | Kind::OffOr(section),
+            Kind::Section(section)
+            | Kind::TextOr(_, section)
+            | Kind::Bind(section)
+            | Kind::OffOr(section)
+            | Kind::NamesOr(_, section),
             Value::Map(given),
         ) => Value::Map(complete_section(key, given, section, at, problems)),
         (Kind::List(item), Value::List(items)) => {
-            Value::List(items.into_iter().map(|i| complete(key, i, item, at, problems)).collect())
+            let word = |span: Span| Word { text: key.text.clone(), span };
+            Value::List(items.into_iter().map(|i| complete(&word(i.span), i, item, at, problems)).collect())
         }
         (Kind::Choice(options), Value::Map(chosen)) => {
             let inner = |(word, value): (Word, Node)| match Key::find(options, &word.text) {
@@ -324,11 +348,12 @@ fn complete_section(
     problems: &mut Problems,
 ) -> Vec<(Word, Node)> {
     let place = place(section, at);
-    if !section.is_chosen(&given)
-        && let Some(&first) = section.one_of.first()
+    let wanted = if section.one_of.is_empty() { section.any_of } else { section.one_of };
+    if !given.iter().any(|(word, _)| wanted.contains(&word.text.as_ref()))
+        && let Some(&first) = wanted.first()
     {
         let now: Vec<&str> =
-            section.keys.iter().filter(|k| !k.later && section.one_of.contains(&k.name)).map(|k| k.name).collect();
+            section.keys.iter().filter(|k| !k.later && wanted.contains(&k.name)).map(|k| k.name).collect();
         let problem = Problem::error(key.span, format!("{place} has no {}", quoted(&now))).label("needs one");
         problems.add(problem.help(format!("add `{first}: …`")));
     }
@@ -351,6 +376,8 @@ fn complete_section(
         let value = complete(&word, value, &k.kind, at, problems);
         out.push((word, value));
     }
+    // What is left is not in the table and has been reported: it still counts as given.
+    out.append(&mut given);
     // Ten thousand endpoints are kept in this form, to plan the next change from.
     out.shrink_to_fit();
     out

@@ -9,7 +9,7 @@ use std::time::Duration;
 use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
 use floodway_judge::{Ask, EjectionRules, MembershipRules, Rules, Source};
-use floodway_policy::{Access, SourcePrefix};
+use floodway_policy::{Access, RouteMatch, Router, SourcePrefix, Split};
 
 use crate::{Address, BindAddress};
 
@@ -20,6 +20,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Who serves them, in the order of the file.
     pub pools: Vec<Arc<Pool>>,
+    /// Identities for TLS, in the order of the file.
+    pub certificates: Vec<Certificate>,
     /// Where metrics and health are served; `None` is nowhere.
     pub metrics: Option<BindAddress>,
     /// Where the process is asked and told; `None` is nowhere.
@@ -33,6 +35,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// The files that TLS is made of.
+    #[must_use]
+    pub fn tls_files(&self) -> Vec<PathBuf> {
+        let of_certificate = |c: &Certificate| [Some(c.cert.clone()), Some(c.key.clone()), c.staple.clone()];
+        let certificates = self.certificates.iter().flat_map(of_certificate);
+        let auth = self.listeners.iter().filter_map(|l| l.tls.as_ref()?.client_auth.as_ref());
+        let authorities = auth.flat_map(|auth| [Some(auth.ca.clone()), auth.crl.clone()]);
+        let of_pools = self.pools.iter().filter_map(|p| Some(p.tls.as_ref()?.ca.clone()));
+        certificates.chain(authorities).chain(of_pools).flatten().collect()
+    }
+
     /// Whether it asks for what only CAP_NET_ADMIN allows while the process runs: addresses that are not ours, and marks.
     #[must_use]
     pub fn needs_net_admin(&self) -> bool {
@@ -91,8 +104,196 @@ pub struct Listener {
     pub timeouts: ClientTimeouts,
     /// Socket options.
     pub tcp: Tcp,
-    /// Who takes what comes in.
-    pub forward: PoolId,
+    /// Ends TLS here; `None` passes it on as it comes.
+    pub tls: Option<ListenerTls>,
+    /// What becomes of what comes in, in the order of the file; the default last. At least one.
+    pub routes: Vec<Route>,
+    /// Which of them takes what.
+    pub router: Arc<Router>,
+}
+
+impl Listener {
+    /// Every pool that its routes name, each once.
+    #[must_use]
+    pub fn forwards(&self) -> Vec<PoolId> {
+        let mut found = Vec::new();
+        for id in self.routes.iter().flat_map(|r| r.action.forwards()) {
+            if !found.contains(id) {
+                found.push(*id);
+            }
+        }
+        found
+    }
+
+    /// Every pool that may serve its clients, those that take over among them, each once.
+    #[must_use]
+    pub fn reachable(&self, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
+        let mut found: Vec<PoolId> = Vec::new();
+        for id in self.forwards().into_iter().flat_map(|first| reachable(first, pools)) {
+            if !found.contains(&id) {
+                found.push(id);
+            }
+        }
+        found
+    }
+}
+
+/// One rule of a listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Unique in its listener: its own, or that of its match; `default` for the one that takes everything else.
+    pub name: String,
+    /// What it takes; nothing asked for is everything.
+    pub matches: RouteMatch,
+    /// What becomes of it.
+    pub action: Action,
+    /// Instead of the listener's.
+    pub timeouts: RouteTimeouts,
+}
+
+impl Route {
+    /// Whether it takes everything.
+    #[must_use]
+    pub fn asks_nothing(&self) -> bool {
+        let RouteMatch { priority: _, sni, alpn, source, ports } = &self.matches;
+        sni.is_empty() && alpn.is_empty() && source.is_empty() && ports.is_empty()
+    }
+}
+
+/// Timeouts of a route. `None` is what the listener says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    /// Without a byte either way; `Some(None)` is never.
+    pub idle: Option<Option<Duration>>,
+    /// Without a byte once one side has ended.
+    pub half_close: Option<Duration>,
+    /// From the session's begin; `Some(None)` is never.
+    pub lifetime: Option<Option<Duration>>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// A pool serves it.
+    Forward(PoolId),
+    /// One of several pools serves it.
+    Split(SplitPools),
+    /// It is reset.
+    Reject,
+    /// It is ended in good order.
+    Close,
+}
+
+impl Action {
+    /// Its word.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Forward(_) => "forward",
+            Self::Split(_) => "split",
+            Self::Reject => "reject",
+            Self::Close => "close",
+        }
+    }
+
+    /// The pools that it names.
+    #[must_use]
+    pub fn forwards(&self) -> &[PoolId] {
+        match self {
+            Self::Forward(id) => std::slice::from_ref(id),
+            Self::Split(split) => &split.pools,
+            Self::Reject | Self::Close => &[],
+        }
+    }
+}
+
+/// Pools by weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitPools {
+    /// In the order of the file.
+    pub pools: Vec<PoolId>,
+    /// Their weights, in the same order.
+    pub split: Split,
+    /// What keeps a client at its pool; `None` is chance.
+    pub by: Option<FlowKey>,
+    /// Whether others take what belongs to a pool in which no endpoint is fit.
+    pub shifts: bool,
+}
+
+/// A certificate and its key, in PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Unique among certificates.
+    pub name: String,
+    /// The server's certificate and those that vouch for it, in that order.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// An OCSP response (RFC 6960), DER.
+    pub staple: Option<PathBuf>,
+}
+
+/// How TLS is ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// Names of [`Config::certificates`], at least one.
+    pub certificates: Vec<String>,
+    /// The one that is shown where no name fits; `None` is the first.
+    pub default: Option<String>,
+    /// Which versions and ciphers.
+    pub profile: TlsProfile,
+    /// Application protocols that are agreed to (RFC 7301), in order of preference.
+    pub alpn: Vec<String>,
+    /// Whether clients show certificates.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Versions and ciphers, as Mozilla's guideline names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsProfile {
+    /// TLS 1.3.
+    Modern,
+    /// TLS 1.3, and 1.2 with forward secrecy and AEAD.
+    Intermediate,
+}
+
+/// Who vouches for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// PEM.
+    pub ca: PathBuf,
+    /// Certificates that are revoked, PEM.
+    pub crl: Option<PathBuf>,
+    /// Whether those without a certificate are refused.
+    pub required: bool,
+}
+
+/// How TLS is spoken to endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTls {
+    /// Whom certificates must be for; `None` is the endpoint's address.
+    pub server_name: Option<String>,
+    /// Who vouches for endpoints, PEM; `None` is whom the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Shown to endpoints that ask: a name of [`Config::certificates`].
+    pub certificate: Option<String>,
+    /// Whether endpoints are verified.
+    pub verify: bool,
+    /// Application protocols that are offered; empty offers what the client and this listener agreed to.
+    pub alpn: Vec<String>,
+    /// Whether endpoints are asked for TLS in their own protocol first.
+    pub starttls: StartTls,
+}
+
+/// What goes before TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartTls {
+    /// What the client sent before it.
+    AsClient,
+    /// PostgreSQL's SSLRequest.
+    Postgres,
+    /// Nothing.
+    Off,
 }
 
 /// One address of a listener.
@@ -173,6 +374,8 @@ pub struct ClientTimeouts {
     pub lifetime: Option<Duration>,
     /// For the client's first bytes, where they must be known.
     pub sniff: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
 }
 
 /// Socket options of a listener.
@@ -282,6 +485,8 @@ pub struct Pool {
     pub connect_from: ConnectFrom,
     /// Socket options; `None` is those of the listener.
     pub tcp: Option<EndpointTcp>,
+    /// Speaks TLS to endpoints; `None` passes on what comes.
+    pub tls: Option<PoolTls>,
 }
 
 /// The PROXY protocol towards endpoints.
@@ -358,6 +563,8 @@ pub enum FlowKey {
     },
     /// The address and port that the client connected to.
     Destination,
+    /// The name that the client asks for in its ClientHello.
+    ServerName,
 }
 
 /// A memory of where clients were.

@@ -5,9 +5,13 @@
 
 mod discovery;
 mod health;
+mod routes;
+mod tls;
 
 use discovery::DISCOVERY;
 use health::HEALTH;
+pub(crate) use routes::ROUTE;
+pub(crate) use tls::CERTIFICATE;
 
 use crate::leaf::Leaf;
 use crate::tree::{self, Node};
@@ -23,6 +27,8 @@ pub(crate) enum Kind {
     Bind(&'static Section),
     /// A section, or `off`.
     OffOr(&'static Section),
+    /// A section, or a map of names that stands for `{ key: map }`.
+    NamesOr(&'static str, &'static Section),
     /// Exactly one of these keys; a word W stands for `{ W: {} }`.
     Choice(&'static [Key]),
     /// Any number; one alone may stand without brackets.
@@ -39,6 +45,8 @@ pub(crate) struct Section {
     pub(crate) keys: &'static [Key],
     /// Of these, exactly one is given.
     pub(crate) one_of: &'static [&'static str],
+    /// Of these, at least one is given.
+    pub(crate) any_of: &'static [&'static str],
 }
 
 impl Section {
@@ -92,7 +100,7 @@ impl Key {
 }
 
 const fn section(what: &'static str, keys: &'static [Key]) -> Section {
-    Section { what, keys, one_of: &[] }
+    Section { what, keys, one_of: &[], any_of: &[] }
 }
 
 use Kind::{Choice, List, Named, OffOr, TextOr};
@@ -119,7 +127,12 @@ pub(crate) static TOP: Section = section(
         Key::new(
             "lists",
             Named(&List(&TextOr("range", &LIST_ITEM))),
-            "Address ranges by name, for `access` and `exempt`.",
+            "Address ranges by name, for `access`, `exempt` and the `match` of routes.",
+        ),
+        Key::new(
+            "certificates",
+            Named(&Kind::Section(&CERTIFICATE)),
+            "Certificates with their keys, by name, for TLS. Their files are watched; where new ones are bad, those before serve on.",
         ),
         Key::new("metrics", Kind::Section(&METRICS), "Prometheus metrics, `/healthz` and `/readyz`."),
         Key::new("log", Kind::Section(&LOG), "The process's log, and the log of sessions.").or("{}"),
@@ -127,7 +140,6 @@ pub(crate) static TOP: Section = section(
         Key::new("admin", OffOr(&ADMIN), "Where `floodway status`, `reload`, `drain` and the like reach the process.")
             .or("{}"),
         Key::new("reload", Kind::Section(&RELOAD), "How a changed file takes effect.").or("{}"),
-        Key::later("certificates", "Identities for TLS."),
         Key::later("policies", "Rules for HTTP."),
         Key::later("stores", "Where shared state lives."),
     ],
@@ -153,6 +165,7 @@ static LIST_ITEM: Section = Section {
         ),
     ],
     one_of: &["range", "file"],
+    any_of: &[],
 };
 
 pub(crate) static LISTENER: Section = Section {
@@ -165,7 +178,17 @@ pub(crate) static LISTENER: Section = Section {
         Key::new("limits", Kind::Section(&LISTENER_LIMITS), "How much at a time.").or("{}"),
         Key::new("timeouts", Kind::Section(&CLIENT_TIMEOUTS), "The client's side.").or("{}"),
         Key::new("tcp", Kind::Section(&TCP), "Socket options.").or("{}"),
-        Key::new("forward", Kind::Leaf(Name), "The pool that takes what comes in."),
+        Key::new(
+            "tls",
+            Kind::Section(&tls::LISTENER_TLS),
+            "Ends TLS here. For PostgreSQL as well: its request for TLS is answered.",
+        ),
+        Key::new(
+            "routes",
+            List(&Kind::Section(&ROUTE)),
+            "What becomes of which connections; the most specific takes them, wherever it stands. What none takes is reset.",
+        ),
+        Key::new("forward", Kind::Leaf(Name), "The pool that takes what comes in; beside `routes`, what no other takes."),
         Key::new(
             "accept_proxy",
             Kind::Section(&ACCEPT_PROXY),
@@ -177,13 +200,12 @@ pub(crate) static LISTENER: Section = Section {
             "What becomes of a connection that `access` or a limit turns away.",
         )
         .or("reject"),
-        Key::later("routes", "Which pool takes what."),
-        Key::later("tls", "Ends TLS here."),
         Key::later("udp", "What one UDP flow is."),
         Key::later("http", "Speaks HTTP."),
         Key::later("policies", "Rules for HTTP."),
     ],
-    one_of: &["forward", "routes"],
+    one_of: &[],
+    any_of: &["forward", "routes"],
 };
 
 static BIND: Section = Section {
@@ -212,6 +234,7 @@ static BIND: Section = Section {
         Key::new("group", Kind::Leaf(Text), "Group of the unix socket."),
     ],
     one_of: &["address", "unix"],
+    any_of: &[],
 };
 
 static ACCEPT_PROXY: Section = section(
@@ -301,21 +324,25 @@ static SOURCE_PREFIX: Section = section(
 static CLIENT_TIMEOUTS: Section = section(
     "a listener's `timeouts`",
     &[
-        Key::new("idle", Kind::Leaf(Or(OFF, &Time)), "Without a byte either way.").or("1h"),
-        Key::new("half_close", Kind::Leaf(Time), "Without a byte once one side has ended.").or("30s"),
-        Key::new(
-            "lifetime",
-            Kind::Leaf(Or(OFF, &Time)),
-            "From the session's begin; up to a tenth earlier, so that sessions do not end together.",
-        )
-        .or("off"),
+        IDLE.or("1h"),
+        HALF_CLOSE.or("30s"),
+        LIFETIME.or("off"),
         Key::new(
             "sniff",
             Kind::Leaf(Time),
-            "For the client's first bytes where they must be known: the header of `accept_proxy`.",
+            "For the client's first bytes where they must be known: the header of `accept_proxy`, and the ClientHello that `tls` waits for and that routes look into.",
         )
         .or("5s"),
+        Key::new("handshake", Kind::Leaf(Time), "For a TLS handshake.").or("10s"),
     ],
+);
+
+const IDLE: Key = Key::new("idle", Kind::Leaf(Or(OFF, &Time)), "Without a byte either way.");
+const HALF_CLOSE: Key = Key::new("half_close", Kind::Leaf(Time), "Without a byte once one side has ended.");
+const LIFETIME: Key = Key::new(
+    "lifetime",
+    Kind::Leaf(Or(OFF, &Time)),
+    "From the session's begin; up to a tenth earlier, so that sessions do not end together.",
 );
 
 static TCP: Section = section(
@@ -478,7 +505,7 @@ pub(crate) static POOL: Section = section(
             Kind::Section(&ENDPOINT_TCP),
             "Socket options towards endpoints; without, those of the listener.",
         ),
-        Key::later("tls", "TLS to endpoints."),
+        Key::new("tls", Kind::Section(&tls::POOL_TLS), "Speaks TLS to endpoints; `{}` verifies them as the system does."),
         Key::later("http", "HTTP to endpoints."),
     ],
 );
@@ -541,12 +568,17 @@ static RING_HASH: Section = section(
     ],
 );
 
-static FLOW_KEY: &[Key] = &[
-    Key::new("source", Kind::Section(&NOTHING), "The client's address and port."),
-    Key::new("source_ip", Kind::Section(&KEY_PREFIX), "The client's address, or a prefix of it."),
-    Key::new("destination", Kind::Section(&NOTHING), "The address and port that the client connected to."),
-    Key::later("sni", "The name that the client asks for by TLS."),
-];
+static FLOW_KEY: &[Key] = &[BY_SOURCE, BY_SOURCE_IP, BY_DESTINATION, BY_SNI];
+
+const BY_SOURCE: Key = Key::new("source", Kind::Section(&NOTHING), "The client's address and port.");
+const BY_SOURCE_IP: Key = Key::new("source_ip", Kind::Section(&KEY_PREFIX), "The client's address, or a prefix of it.");
+const BY_DESTINATION: Key =
+    Key::new("destination", Kind::Section(&NOTHING), "The address and port that the client connected to.");
+const BY_SNI: Key = Key::new(
+    "sni",
+    Kind::Section(&NOTHING),
+    "The name that the client asks for by TLS, where the listener has `tls` or routes that match `sni` or `alpn`.",
+);
 
 static KEY_PREFIX: Section = section(
     "`source_ip`",
@@ -676,6 +708,7 @@ pub(crate) static ENDPOINT: Section = Section {
         discovery::CONSUL,
     ],
     one_of: &["address", "dns", "srv", "file", "http", "consul"],
+    any_of: &[],
 };
 
 static POOL_LIMITS: Section = section(

@@ -91,6 +91,9 @@ pub(crate) struct RunArgs {
     /// sessions leave as `drain` says
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     pub(crate) take_over: Option<Option<PathBuf>>,
+    /// Write the secrets of every TLS session to this file, for Wireshark: whoever reads it reads the traffic
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key_log: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -349,6 +352,15 @@ pub(crate) struct ExplainArgs {
     /// The client's address
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<std::net::IpAddr>,
+    /// The port that it connects to
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u16>,
+    /// The name in its ClientHello
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// A protocol in its ClientHello; may be given several times
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) alpn: Vec<String>,
     /// In the running process, with health and loads, instead of what a fresh one would do
     #[arg(long)]
     pub(crate) live: bool,

@@ -28,6 +28,9 @@ const LONGEST_CHANGE: Duration = Duration::from_secs(10 * 366 * 86400);
 /// Longest time for a confirmation.
 const LONGEST_CONFIRM: Duration = Duration::from_secs(3600);
 
+/// How long the files of certificates must be at rest.
+const CERTIFICATES_SETTLE: Duration = Duration::from_millis(100);
+
 /// The running process, as control has it.
 pub(crate) struct Control {
     running: Running,
@@ -36,6 +39,8 @@ pub(crate) struct Control {
     /// The file that it is read from; `None` if it came from the command line.
     path: Option<PathBuf>,
     watch: Watch,
+    /// Certificates, keys and authorities; looked at much sooner than the configuration, which people type.
+    certificates: Watch,
     /// What is to come back unless the reload is confirmed.
     unconfirmed: Option<Unconfirmed>,
     /// Settings that were changed and wait for a restart.
@@ -161,6 +166,7 @@ impl Control {
             checked: Arc::new(checked),
             path,
             watch,
+            certificates: Watch::new(CERTIFICATES_SETTLE),
             unconfirmed: None,
             needs_restart: Vec::new(),
             last_said: None,
@@ -169,7 +175,17 @@ impl Control {
             take_over: None,
         };
         control.store_sockets();
+        control.follow_certificates();
         control
+    }
+
+    /// Watches the files that TLS is made of.
+    fn follow_certificates(&mut self) {
+        let files = match self.checked.config.reload.watch {
+            true => self.checked.config.tls_files(),
+            false => Vec::new(),
+        };
+        self.certificates.follow(&files);
     }
 
     /// Has the service manager keep the sockets of now, if it is to.
@@ -211,6 +227,7 @@ impl Control {
                 () = self.watch.settled(), if self.checked.config.reload.watch && self.take_over.is_none() => {
                     let _ = self.reload(None, None).await;
                 }
+                () = self.certificates.settled() => self.running.look_at_certificates(),
                 () = found => self.running.take_members(),
                 // Whoever asked may have gone when there is an answer.
                 Some(Asked { call, by, answer }) = asked.recv() => match call {
@@ -367,6 +384,8 @@ impl Control {
     /// Puts `new` in force, which `plan` leads to. Where that is empty, not a task is started, not a socket touched.
     async fn put_in_force(&mut self, new: Arc<Checked>, plan: Plan) -> Result<Applied, NotApplied> {
         if plan.is_empty() {
+            // What the files hold that it names may have changed.
+            self.running.look_at_certificates();
             self.running.shared().accept();
             return Ok(Applied { plan, fates: Vec::new(), replaced: None });
         }
@@ -382,6 +401,7 @@ impl Control {
             tracing::warn!(settings = self.needs_restart.join(", "), "these settings wait for a restart");
         }
         self.store_sockets();
+        self.follow_certificates();
         let ends = fates.iter().filter(|f| f.ends.is_some()).count();
         tracing::info!(
             generation = self.running.shared().snapshot().generation,
@@ -441,9 +461,9 @@ impl Control {
             Call::Ban { listener, ban } => self.ban(&listener, &ban, by).await,
             Call::LiftBan { listener, range } => self.lift_ban(&listener, &range, by),
             Call::TakeOver(stream) => self.begin_take_over(stream, by),
-            Call::Explain { listener, source } => {
+            Call::Explain { listener, question } => {
                 let shared = self.running.shared();
-                match view::explain_in(&shared.snapshot(), &listener, source, shared.now()) {
+                match view::explain_in(&shared.snapshot(), &listener, &question, shared.now()) {
                     Some(answer) => (200, answer),
                     None => error(404, &format!("there is no listener `{listener}`")),
                 }

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use floodway_admin::{Api, Door, Http, Logs, SessionWriter};
 use floodway_config::{AdminAccess, BindAddress, Checked, Config};
 use floodway_net::{Inherited, ListenOptions, SocketFile, become_user, bind_unix, raise_open_files, set_access};
-use floodway_runtime::{Running, Server, TcpRelay};
+use floodway_runtime::{KeyLogFile, Running, Server, TcpRelay};
 use sd_notify::NotifyState;
 use tokio::runtime::LocalRuntime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,8 @@ pub(crate) struct Source {
     pub(crate) path: PathBuf,
     /// Every file that was asked for.
     pub(crate) files: Vec<PathBuf>,
+    /// Where the secrets of TLS go; `None` is nowhere.
+    pub(crate) key_log: Option<PathBuf>,
 }
 
 /// How the process begins.
@@ -78,7 +80,8 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         }
     };
     let stored = FdStore::with_names(inherited.left().map(|(name, _)| name));
-    let opened = open(&checked, open_files, &mut inherited)?;
+    let key_log = source.as_ref().and_then(|s| s.key_log.as_deref());
+    let opened = open(&checked, open_files, &mut inherited, key_log)?;
     for (name, place) in inherited.left() {
         tracing::warn!(name, address = %place, "a socket was passed that no listener asks for: it is closed");
     }
@@ -143,20 +146,34 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
     done
 }
 
-fn open(checked: &Checked, open_files: u64, inherited: &mut Inherited) -> anyhow::Result<Opened> {
+fn open(
+    checked: &Checked,
+    open_files: u64,
+    inherited: &mut Inherited,
+    key_log: Option<&Path>,
+) -> anyhow::Result<Opened> {
     let config = &checked.config;
     let side = Side::open(config, inherited)?;
     let state = match config.admin.as_ref().and_then(|a| a.state_file.as_ref()) {
         Some(path) => state::read(path)?,
         None => State::default(),
     };
-    let server = Server::bind(Arc::clone(config), open_files, inherited)?;
+    let open_log = |path: &Path| {
+        let opened = KeyLogFile::open(path);
+        opened.with_context(|| format!("cannot write the key log {}", path.display())).map(Arc::new)
+    };
+    let key_log = key_log.map(open_log).transpose()?;
+    let logs_keys = key_log.is_some();
+    let server = Server::bind(Arc::clone(config), open_files, inherited, key_log)?;
     if let Some(user) = &config.runtime.user {
         become_user(user, config.needs_net_admin()).with_context(|| format!("cannot become user `{user}`"))?;
     }
     let (logs, sessions) = Logs::open(&config.log)?;
     // Into the log, so that a fault on a worker does not wait for whoever reads stderr.
     std::panic::set_hook(Box::new(|fault| tracing::error!(%fault, "panic")));
+    if logs_keys {
+        tracing::warn!("the secrets of TLS are written to the key log: whoever reads it reads the traffic");
+    }
     if let Some(why) = &side.nowhere {
         tracing::warn!(
             reason = why,

@@ -10,6 +10,7 @@ mod options;
 mod pipe;
 mod process;
 mod socket;
+mod stream;
 mod tcp_info;
 
 pub use inherited::{Inherited, receive_sockets, send_sockets};

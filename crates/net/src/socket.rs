@@ -1,6 +1,6 @@
 //! Connected stream sockets, TCP and unix alike.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,7 +11,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpFastOpenConnect};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_linger, socket_error};
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::io::Interest;
@@ -117,6 +117,23 @@ impl Socket {
         loop {
             let mut ready = ready!(self.fd.poll_write_ready(cx))?;
             match rustix::net::send(self.raw(), bytes, SendFlags::NOSIGNAL) {
+                Ok(n) => return Poll::Ready(Ok(n)),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Writes from `parts`, in their order, as many bytes as the socket takes.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_write`].
+    pub fn poll_write_parts(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.fd.poll_write_ready(cx))?;
+            let mut none = SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(self.raw(), parts, &mut none, SendFlags::NOSIGNAL) {
                 Ok(n) => return Poll::Ready(Ok(n)),
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => {}

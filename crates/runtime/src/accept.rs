@@ -1,6 +1,7 @@
 //! One way in: permit, accept, guards, handler.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +14,13 @@ use floodway_policy::Refused;
 use tokio::sync::watch;
 
 use crate::counters::Rejection;
+use crate::greeting::listen_in;
 use crate::handler::{Flow, Handler, Permit, Room};
 use crate::introduction::{Introduction, hear};
+use crate::known::Known;
+use crate::relay::end::End;
+use crate::routing::{Refusal, Sent, send};
+use crate::session::Arrived;
 use crate::snapshot::Listener;
 use crate::worker::{Context, View};
 
@@ -99,7 +105,13 @@ impl<H: Handler> Entrance<H> {
             Comes::ByProxy => admit_session(&mut room).map(|()| comes),
         });
         match admitted {
-            Ok(Comes::Alone) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, room)))),
+            Ok(Comes::Alone) if room.guards().looks => {
+                drop(tokio::task::spawn_local(welcomed(self.handler.clone(), arrival, room, Known::default())));
+            }
+            Ok(Comes::Alone) => match send(&room, peer, None, &arrival.client) {
+                Ok(sent) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, sent, room)))),
+                Err(refusal) => refuse(arrival, room, refusal),
+            },
             Ok(Comes::ByProxy) => {
                 drop(tokio::task::spawn_local(introduced(self.handler.clone(), arrival, room)));
             }
@@ -116,10 +128,20 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn flow(self, introduction: Option<Rc<Introduction>>, room: Room) -> Flow {
+    fn flow(self, known: Option<Rc<Known>>, sent: Sent, room: Room) -> Flow {
         let Self { client, source, accepted } = self;
-        Flow { client, source, introduction, accepted, room }
+        flow(End::Plain(client), (source, accepted), known, sent, room)
     }
+}
+
+fn flow(
+    client: End,
+    (source, accepted): (Peer, Duration),
+    known: Option<Rc<Known>>,
+    Sent { route, pool }: Sent,
+    room: Room,
+) -> Flow {
+    Flow { client, arrived: Arrived { source, known, accepted, route, pool }, room }
 }
 
 /// Serves whoever comes by a proxy, once that has told of the client.
@@ -136,9 +158,72 @@ async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room
     arrival.source = introduction.source();
     let now = room.context().shared.now();
     match may_still_come(&room, arrival.source, now).and_then(|()| admit_client(&mut room, arrival.source, now)) {
-        Ok(()) => handler.handle(arrival.flow(Some(Rc::new(introduction)), room)).await,
+        Ok(()) => {
+            let known = Known { introduction: Some(introduction), ..Known::default() };
+            welcomed(handler, arrival, room, known).await;
+        }
         Err(why) => turn_away(arrival, room, why),
     }
+}
+
+/// Serves whoever was let in, once it has said what its listener must know, and has agreed on TLS where that ends here.
+async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut known: Known) {
+    if room.guards().looks {
+        // In a box, as the handshake: what takes its time only at first would be carried to the session's end.
+        let heard = Box::pin(listen_in(room.context(), &arrival.client, room.guards().timeouts.sniff)).await;
+        match heard {
+            Err(error) => return turn_away_for(arrival, room, Rejection::TlsError, &error),
+            // A client that waits for the server's first word speaks no TLS.
+            Ok(heard) if heard.is_late && (heard.asked_postgres || room.guards().tls.is_some()) => {
+                return turn_away(arrival, room, Rejection::SniffTimeout);
+            }
+            Ok(heard) => {
+                known.asked_postgres = heard.asked_postgres;
+                known.hello = heard.hello;
+            }
+        }
+    }
+    let sent = match send(&room, arrival.source, Some(&known), &arrival.client) {
+        Ok(sent) => sent,
+        Err(refusal) => return refuse(arrival, room, refusal),
+    };
+    let Some(acceptor) = room.guards().tls.clone() else {
+        return handler.handle(arrival.flow(Some(Rc::new(known)), sent, room)).await;
+    };
+    let Arrival { client, source, accepted } = arrival;
+    let handshake = room.context().handshakes.carry(acceptor.accept(client));
+    match Box::pin(tokio::time::timeout(room.guards().timeouts.handshake, handshake)).await {
+        Ok(Ok(stream)) => {
+            let connection = stream.get_ref().1;
+            known.tls = Some(floodway_tls::facts(connection));
+            known.certificate = connection.peer_certificates().and_then(|all| Some(all.first()?.as_ref().into()));
+            let client = End::Tls(Box::new(stream.into()));
+            handler.handle(flow(client, (source, accepted), Some(Rc::new(known)), sent, room)).await;
+        }
+        // The client was told why, and reads it before the end.
+        Ok(Err(error)) => note(room, source, Rejection::TlsError, &error),
+        Err(late) => note(room, source, Rejection::TlsError, &late),
+    }
+}
+
+/// Ends whoever no pool is to serve.
+fn refuse(arrival: Arrival, room: Room, refusal: Refusal) {
+    match refusal {
+        Refusal::Reset(why) => turn_away(arrival, room, why),
+        Refusal::Close => note(room, arrival.source, Rejection::Route, &"closed"),
+    }
+}
+
+fn turn_away_for(arrival: Arrival, room: Room, why: Rejection, error: &dyn Display) {
+    arrival.client.reset_when_closed();
+    note(room, arrival.source, why, error);
+}
+
+/// A count, and at the most a line for whoever is looking for a fault.
+fn note(room: Room, source: Peer, why: Rejection, error: &dyn Display) {
+    let guards = room.guards();
+    guards.rejections.of(room.context().worker).of(why).add(1);
+    tracing::debug!(listener = guards.name, %source, reason = why.as_str(), %error, "turned away");
 }
 
 /// Accepts on one socket until `closing` says otherwise.

@@ -128,12 +128,31 @@ pub enum Rejection {
     PerSourceRate,
     /// The proxy before this one did not tell of the client as it must.
     ProxyError,
+    /// Its route says so: `reject` or `close`.
+    Route,
+    /// No route takes it.
+    NoRoute,
+    /// It did not begin in time where its first bytes must be known.
+    SniffTimeout,
+    /// No TLS could be agreed on with it.
+    TlsError,
 }
 
 impl Rejection {
     /// Every rejection, in the order of their numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Denied, Self::Banned, Self::Limit, Self::Rate, Self::PerSource, Self::PerSourceRate, Self::ProxyError];
+    pub const ALL: [Self; 11] = [
+        Self::Denied,
+        Self::Banned,
+        Self::Limit,
+        Self::Rate,
+        Self::PerSource,
+        Self::PerSourceRate,
+        Self::ProxyError,
+        Self::Route,
+        Self::NoRoute,
+        Self::SniffTimeout,
+        Self::TlsError,
+    ];
 
     /// The word for metrics and logs.
     #[must_use]
@@ -146,6 +165,10 @@ impl Rejection {
             Self::PerSource => "per_source",
             Self::PerSourceRate => "per_source_rate",
             Self::ProxyError => "proxy_error",
+            Self::Route => "route",
+            Self::NoRoute => "no_route",
+            Self::SniffTimeout => "sniff_timeout",
+            Self::TlsError => "tls_error",
         }
     }
 }
@@ -175,12 +198,14 @@ pub enum Failure {
     PortsExhausted,
     /// It reset a session.
     Reset,
+    /// No TLS could be agreed on with it, or it is not who it should be.
+    Tls,
 }
 
 impl Failure {
     /// Every failure, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Local, Self::PortsExhausted, Self::Reset];
+    pub const ALL: [Self; 7] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Local, Self::PortsExhausted, Self::Reset, Self::Tls];
 
     /// Whether it is no fault of the endpoint's.
     #[must_use]
@@ -198,6 +223,7 @@ impl Failure {
             Self::Local => "local",
             Self::PortsExhausted => "ports_exhausted",
             Self::Reset => "reset",
+            Self::Tls => "tls_error",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Chooses an endpoint and connects to it; goes on to another where that fails.
 
+mod secure;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use crate::counters::Failure;
 use crate::flow_key;
 use crate::introduction::{header, tell};
 use crate::queue;
+use crate::relay::end::End;
 use crate::session::{Registered, Session};
 use crate::worker::Context;
 
@@ -24,7 +27,7 @@ use crate::worker::Context;
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
 /// stayed full as long as it may wait), or it was told to end.
-pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket, Lease), Reason> {
+pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
         of.renew(&mut tried);
@@ -38,7 +41,7 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
         };
         of.session.count(&of.context);
         let connecting = begin(of, lease.index(), client);
-        match open(of, lease.index(), connecting).await? {
+        let end = match open(of, lease.index(), connecting).await? {
             Ok(socket) => {
                 let told = match of.session.pool().config.send_proxy {
                     // In a box: few pools tell, and all would carry it.
@@ -48,11 +51,21 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(Socket
                 if let Err(error) = told {
                     return Err(lost(of, lease.index(), &error));
                 }
-                remember(&of.session, client, lease.index(), of.context.shared.now());
-                return Ok((socket, lease));
+                match secure::is_wanted(&of.session) {
+                    // In a box as well.
+                    true => Box::pin(secure::agree(of, lease.index(), socket)).await?,
+                    false => Ok(End::Plain(socket)),
+                }
             }
-            Err(error) => {
-                note_failure(&of.context, &of.session, lease.index(), &error);
+            Err(error) => Err((failure(&error), error)),
+        };
+        match end {
+            Ok(end) => {
+                remember(&of.session, client, lease.index(), of.context.shared.now());
+                return Ok((end, lease));
+            }
+            Err((why, error)) => {
+                note_failure(&of.context, &of.session, lease.index(), why, &error);
                 tried.add(lease.index());
                 drop(lease);
                 of.session.pool().queue.call();
@@ -249,22 +262,27 @@ fn original(session: &Session, client: &Socket) -> io::Result<SocketAddr> {
     Ok(to)
 }
 
-fn note_failure(context: &Context, session: &Session, index: usize, error: &io::Error) {
-    let endpoint = &session.pool().endpoints[index];
-    let why = match (error.kind(), error.raw_os_error()) {
+/// What kept us from an endpoint.
+fn failure(error: &io::Error) -> Failure {
+    match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
         (io::ErrorKind::TimedOut, _) => Failure::Timeout,
         _ if has_no_port(error) => Failure::PortsExhausted,
         (io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput, None) => Failure::Local,
         (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => Failure::Local,
         _ => Failure::Unreachable,
-    };
+    }
+}
+
+fn note_failure(context: &Context, session: &Session, index: usize, why: Failure, error: &io::Error) {
+    let endpoint = &session.pool().endpoints[index];
     session.endpoint_failed(context, index, why);
     if why == Failure::Refused {
         session.pool().balance.doubt(index);
     }
     let words = match why {
         Failure::Timeout => "connect timed out".to_owned(),
+        Failure::Tls => format!("no TLS: {error}"),
         Failure::PortsExhausted => "ports exhausted: every local port towards it is taken (more addresses in `connect_from`, or a wider net.ipv4.ip_local_port_range)".to_owned(),
         _ => error.to_string(),
     };

@@ -221,6 +221,7 @@ impl Discovery {
         Arc::new(Config {
             pools: config.pools.iter().map(|pool| self.complete_pool(pool)).collect(),
             listeners: config.listeners.clone(),
+            certificates: config.certificates.clone(),
             metrics: config.metrics,
             admin: config.admin.clone(),
             reload: config.reload,

@@ -6,16 +6,30 @@ use floodway_balance::hash;
 use floodway_config::FlowKey;
 use floodway_net::{Peer, Socket};
 
+use crate::introduction::Introduction;
+use crate::known::Known;
 use crate::session::Session;
 
 /// The key of a session on the socket `client`; `None` where it has none (a client on a unix socket): then it goes anywhere.
 pub(crate) fn of(key: FlowKey, session: &Session, client: &Socket) -> Option<u64> {
-    match (key, session.source()) {
-        (FlowKey::Destination, _) => session.destination(client).map(of_socket),
+    of_client(key, session.source(), session.known(), client)
+}
+
+/// The key of a client on the socket `client`.
+pub(crate) fn of_client(key: FlowKey, source: Peer, known: Option<&Known>, client: &Socket) -> Option<u64> {
+    match (key, source) {
+        (FlowKey::Destination, _) => destination(known, client).map(of_socket),
+        (FlowKey::ServerName, _) => known?.server_name().map(|name| hash::of(name.as_bytes())),
         (FlowKey::Source, Peer::Ip(source)) => Some(of_socket(source)),
         (FlowKey::SourceIp { .. }, Peer::Ip(source)) => of_address(key, source.ip()),
         (_, Peer::Unix) => None,
     }
+}
+
+/// Where a client on the socket `client` connected to; `None` for a unix socket.
+pub(crate) fn destination(known: Option<&Known>, client: &Socket) -> Option<SocketAddr> {
+    let told = known.and_then(|k| k.introduction.as_ref()).and_then(Introduction::destination);
+    told.or_else(|| client.local_address())
 }
 
 /// The key of any flow from `ip`, where that is all it depends on.

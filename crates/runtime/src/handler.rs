@@ -3,13 +3,12 @@
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use floodway_net::{Peer, Socket};
+use floodway_net::Socket;
 use floodway_policy::Held;
 
-use crate::introduction::Introduction;
-use crate::session::Registered;
+use crate::relay::end::{End, Way};
+use crate::session::{Arrived, Registered};
 use crate::snapshot::Listener;
 use crate::worker::{Context, View};
 
@@ -22,12 +21,8 @@ pub trait Handler: Clone + Send + 'static {
 
 /// A client that was let in. Dropping it gives back the room that it took.
 pub struct Flow {
-    pub(crate) client: Socket,
-    /// The client, as far as it is known.
-    pub(crate) source: Peer,
-    pub(crate) introduction: Option<Rc<Introduction>>,
-    /// On the process's clock.
-    pub(crate) accepted: Duration,
+    pub(crate) client: End,
+    pub(crate) arrived: Arrived,
     pub(crate) room: Room,
 }
 
@@ -35,12 +30,12 @@ impl Flow {
     /// The socket to the client.
     #[must_use]
     pub fn client(&self) -> &Socket {
-        &self.client
+        self.client.socket()
     }
 
-    /// Takes it apart: a registered session, the socket, and the room.
-    pub(crate) fn begin(self) -> (Registered, Socket, Room) {
-        let session = Registered::new(&self.room, self.source, self.introduction, self.accepted);
+    /// Takes it apart: a registered session, the client's end, and the room.
+    pub(crate) fn begin(self) -> (Registered, End, Room) {
+        let session = Registered::new(&self.room, self.arrived);
         (session, self.client, self.room)
     }
 }

@@ -4,13 +4,15 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use floodway_balance::{Explanation, Flow, Picker};
-use floodway_config::{Config, PoolId};
+use floodway_config::{Action, Config, FlowKey, PoolId};
 use floodway_flow::Reason;
+use floodway_policy::{Asked, Mismatch};
 
 use crate::bans::AllBans;
 use crate::by_hand::{AllByHand, ByHand};
 use crate::departed::Departed;
 use crate::drain::ask;
+use crate::identities::Made;
 use crate::session::{Choice, Facts, SessionId, SessionInfo};
 use crate::translate::Making;
 use crate::worker::Context;
@@ -115,21 +117,89 @@ impl Running {
     }
 }
 
-/// Where the next connection from `source` to `listener` would go: the pool, and the choice in it. No session is begun by
-/// that. Where the pool pins flows by what is not known (no source; its port), the endpoint is not known either.
+/// A connection that somebody asks about.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// The client's address.
+    pub source: Option<IpAddr>,
+    /// The port that it connects to.
+    pub port: Option<u16>,
+    /// The name in its ClientHello, lower case.
+    pub server_name: Option<String>,
+    /// The protocols in its ClientHello.
+    pub alpn: Vec<Box<[u8]>>,
+}
+
+impl Question {
+    /// One as an operator puts it.
+    #[must_use]
+    pub fn new(source: Option<IpAddr>, port: Option<u16>, server_name: Option<&str>, alpn: &[impl AsRef<str>]) -> Self {
+        let server_name = server_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        Self { source, port, server_name, alpn: alpn.iter().map(|p| p.as_ref().as_bytes().into()).collect() }
+    }
+}
+
+/// Where a connection would go.
+#[derive(Debug)]
+pub struct Explained {
+    /// Its place among the routes of the listener; `None` if none takes it.
+    pub route: Option<usize>,
+    /// The other routes, and what of each does not match; nothing where one before it matches.
+    pub lost: Vec<(usize, Option<&'static str>)>,
+    /// The place of the pool, and the choice in it. `None` if no pool serves it, or if chance decides which.
+    pub choice: Option<(usize, Explanation)>,
+}
+
+/// Where a connection to `listener` would go. No session is begun by that. Where the pool pins flows by what is not known (no
+/// source; its port), the endpoint is not known either.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now: Duration) -> (usize, Explanation) {
-    let PoolId(mut pool) = snapshot.listeners[listener].forward;
+pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: Duration) -> Explained {
+    let config = &snapshot.listeners[listener].config;
+    let asked = Asked {
+        server_name: question.server_name.as_deref(),
+        alpn: &question.alpn,
+        source: question.source,
+        port: question.port,
+    };
+    let route = config.router.route(&asked);
+    let all = config.router.explain(&asked).into_iter().filter(|(place, _)| Some(*place) != route);
+    let lost = all.map(|(place, why)| (place, why.map(Mismatch::as_str))).collect();
+    let pool = route.and_then(|route| match &config.routes[route].action {
+        Action::Forward(pool) => Some(*pool),
+        Action::Split(split) => {
+            let serving: Vec<PoolId> =
+                split.pools.iter().zip(split.split.weights()).filter(|(_, w)| **w > 0).map(|(p, _)| *p).collect();
+            match (split.by.and_then(|key| key_of(question, key)), serving.as_slice()) {
+                (Some(key), _) => Some(crate::routing::part(split, snapshot, Some(key), 0)),
+                (None, [only]) => Some(*only),
+                (None, _) => None,
+            }
+        }
+        Action::Reject | Action::Close => None,
+    });
+    Explained { route, lost, choice: pool.map(|pool| choose(snapshot, pool, question, now)) }
+}
+
+/// What the client is known by.
+fn key_of(question: &Question, key: FlowKey) -> Option<u64> {
+    match (key, &question.server_name) {
+        (FlowKey::ServerName, Some(name)) => Some(floodway_balance::hash::of(name.as_bytes())),
+        _ => crate::flow_key::of_address(key, question.source?),
+    }
+}
+
+/// The choice in `pool`, or in the one that takes over.
+fn choose(snapshot: &Snapshot, PoolId(mut pool): PoolId, question: &Question, now: Duration) -> (usize, Explanation) {
     loop {
         let of = &snapshot.pools[pool];
-        let key = source.and_then(|ip| crate::flow_key::of_address(of.config.key, ip));
+        let key = key_of(question, of.config.key);
         let flow = Flow { key: key.unwrap_or_default(), random: 0, now };
         let mut explained = Picker::new(of.balance.clone()).explain(&flow);
         if of.balance.algorithm().is_pinned() && key.is_none() && explained.candidates.len() != 1 {
             explained.endpoint = None;
         }
         if let Some((key, memory)) = &of.sticky {
-            let key = source.and_then(|ip| crate::flow_key::of_address(*key, ip));
+            let key = key_of(question, *key);
             let id = key.and_then(|key| memory.peek(key, now));
             let is_it = |i: &usize| u32::try_from(*i).is_ok_and(|i| Some(of.balance.id(i)) == id);
             // Whoever was here before comes back to the same, if that may be chosen.
@@ -146,5 +216,5 @@ pub fn explain(snapshot: &Snapshot, listener: usize, source: Option<IpAddr>, now
 /// The snapshot of a process that has just started with `config`: no session, and no check has answered.
 #[must_use]
 pub fn fresh_snapshot(config: &Config) -> Snapshot {
-    Making::at_start(&AllByHand::new(), &AllBans::new(), &Departed::default(), 1).snapshot(config)
+    Making::at_start(&AllByHand::new(), &AllBans::new(), &Departed::default(), &Made::default(), 1).snapshot(config)
 }

@@ -1,5 +1,6 @@
 //! What a proxy before this one tells of the client, and what endpoints are told of it: the PROXY protocol.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use floodway_config::SendProxy;
 use floodway_flow::proxy::{self, Addresses, Command, Decoded, Header, Transport};
 use floodway_net::{Peer, Socket};
 
+use crate::known::Known;
 use crate::session::Session;
 use crate::worker::Context;
 
@@ -115,18 +117,47 @@ fn write(how: &SendProxy, session: &Session, context: &Context, client: &Socket,
         _ => Addresses::Unspecified,
     };
     let SendProxy::V2 { tlvs, checksum } = how else { return proxy::encode_v1(&addresses, out) };
-    let known = introduction.map(|i| &i.header.tlvs);
+    let told = introduction.map(|i| &i.header.tlvs);
     let is_wanted = |kind: u8| match tlvs {
         None => !matches!(kind, proxy::kind::CRC32C | proxy::kind::NOOP),
         Some(kinds) => kinds.contains(&kind),
     };
     let own = format!("{:x}-{}", context.shared.instance, session.id());
-    let makes_id = is_wanted(proxy::kind::UNIQUE_ID) && known.is_none_or(|tlvs| tlvs.unique_id().is_none());
-    let passed = known.into_iter().flat_map(|tlvs| tlvs.iter()).filter(|(kind, _)| is_wanted(*kind));
+    let makes_id = is_wanted(proxy::kind::UNIQUE_ID) && told.is_none_or(|tlvs| tlvs.unique_id().is_none());
+    // What we know ourselves goes before what was told.
+    let ours = session.known().map(of_tls).unwrap_or_default();
+    let is_ours = |kind: u8| ours.iter().any(|(own, _)| *own == kind);
+    let passed = told.into_iter().flat_map(|tlvs| tlvs.iter()).filter(|(kind, _)| is_wanted(*kind) && !is_ours(*kind));
     let made = makes_id.then_some((proxy::kind::UNIQUE_ID, own.as_bytes()));
+    let ours = ours.iter().map(|(kind, value)| (*kind, value.as_ref())).filter(|(kind, _)| is_wanted(*kind));
+    let made = made.into_iter().chain(ours);
     // What came within the limit goes within it, but for what we add: then the addresses alone must do.
     if proxy::encode_v2(Command::Proxy, &addresses, passed.chain(made), *checksum, out).is_err() {
         out.clear();
         let _ = proxy::encode_v2(Command::Proxy, &addresses, [], *checksum, out);
     }
+}
+
+/// What is known of a client's TLS, as values of a header.
+fn of_tls(known: &Known) -> Vec<(u8, Cow<'_, [u8]>)> {
+    let mut values = Vec::new();
+    let name = known.server_name().map(|name| (proxy::kind::AUTHORITY, Cow::Borrowed(name.as_bytes())));
+    values.extend(name);
+    let Some(tls) = &known.tls else { return values };
+    values.extend(tls.alpn.as_deref().map(|alpn| (proxy::kind::ALPN, Cow::Borrowed(alpn))));
+    let mut bits = proxy::ssl_client::SSL;
+    let mut parts =
+        vec![(proxy::ssl_kind::VERSION, tls.version.as_bytes()), (proxy::ssl_kind::CIPHER, tls.cipher.as_bytes())];
+    if let Some(client) = &tls.client {
+        bits |= proxy::ssl_client::CERT_CONN | proxy::ssl_client::CERT_SESS;
+        parts.extend(client.common_name.as_deref().map(|name| (proxy::ssl_kind::CN, name.as_bytes())));
+    }
+    parts.extend(known.certificate.as_deref().map(|der| (proxy::ssl_kind::CLIENT_CERT, der)));
+    let mut ssl = Vec::new();
+    // Not 0 where no certificate was shown, as the specification wants it.
+    let verify = u32::from(tls.client.is_none());
+    if proxy::encode_ssl(bits, verify, parts, &mut ssl).is_ok() {
+        values.push((proxy::kind::SSL, Cow::Owned(ssl)));
+    }
+    values
 }

@@ -1,3 +1,3 @@
 //! Moves bytes between two connected sides.
-
+pub(crate) mod end;
 pub(crate) mod tcp;

@@ -6,15 +6,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floodway_balance::{Admin, Health};
-use floodway_config::{Address, Config, ObjectKind};
+use floodway_config::{Address, Config, Drain, ObjectKind};
 use floodway_flow::Reason;
 use floodway_net::Inherited;
 
 use crate::by_hand::AllByHand;
 use crate::drain::{Leaving, ask, close};
+use crate::identities::Made;
 use crate::server::{random, workers};
 use crate::session::{SessionId, SessionInfo};
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::{Listener, Pool, Snapshot};
 use crate::tiers::fail_over;
 use crate::translate::Making;
 use crate::{Running, StartError};
@@ -81,6 +82,12 @@ impl<'a> Judgement<'a> {
     }
 }
 
+/// How sessions leave `listener`: as the most patient of the pools that it leads to.
+fn patience(listener: &Listener, snapshot: &Snapshot) -> Option<Drain> {
+    let pools = listener.config.forwards().into_iter().filter_map(|id| snapshot.pools.get(id.0));
+    pools.map(|pool| pool.config.drain).max_by_key(|drain| drain.timeout)
+}
+
 impl Running {
     /// Which live sessions `config` would end or drain, if it were applied now: exactly those that [`Running::apply`] does.
     pub async fn preview(&self, config: &Arc<Config>) -> Vec<Fate> {
@@ -117,6 +124,7 @@ impl Running {
             return Err(StartError::TooManyWorkers { asked: count, most: self.shared.lanes });
         }
         let probers = crate::checks::prepare(&config)?;
+        let tls = self.identities.prepare(&config)?;
         let askers = self.discovery.prepare(&config)?;
         let prepared = self.doors.prepare(&config, count, &mut Inherited::default())?;
         self.grow_workers(count)?;
@@ -126,6 +134,7 @@ impl Running {
         self.discovery.wait_for_answers(&unknown).await;
         self.config = self.discovery.complete(&config);
         self.file = config;
+        self.put_in_force(tls);
         self.checks.set(probers, self.config.runtime.checks);
         let new = self.swap(&old, old.generation + 1);
         let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
@@ -144,6 +153,28 @@ impl Running {
         // What closes takes what waits first, at its own pace.
         let _ = tokio::time::timeout(DOORS_TIME, closed).await;
         Ok(fates)
+    }
+
+    fn put_in_force(&mut self, tls: Made) {
+        self.identities.commit(tls);
+        self.shared.certificates.store(Arc::new(self.identities.states()));
+    }
+
+    /// Looks at the files of certificates and authorities, and uses what is in them from the next handshake on. What is wrong
+    /// with them is said, and what served before serves on.
+    pub fn look_at_certificates(&mut self) {
+        let file = Arc::clone(&self.file);
+        match self.identities.prepare(&file) {
+            Ok(tls) => {
+                self.put_in_force(tls);
+                let old = self.shared.snapshot();
+                self.swap(&old, old.generation);
+            }
+            Err(error) => {
+                tracing::error!(%error, "TLS stays as it is");
+                self.shared.certificates.store(Arc::new(self.identities.states()));
+            }
+        }
     }
 
     /// Resolves when discovery has found other endpoints than those in force, for [`Running::take_members`].
@@ -199,6 +230,7 @@ impl Running {
             generation,
             discovery: Some(&self.discovery),
             departed: &self.departed,
+            tls: self.identities.made(),
             lanes: self.shared.lanes,
             key: [random(), random()],
             now: self.shared.now(),
@@ -241,21 +273,20 @@ impl Running {
         self.departed.tidy(now, |stats| stay.contains(&Arc::as_ptr(stats)));
         let listeners: HashSet<&str> = new.listeners.iter().map(|l| l.name.as_str()).collect();
         for gone in old.listeners.iter().filter(|l| !listeners.contains(l.name.as_str())) {
-            let drain = old.pools.get(gone.forward.0).map(|p| p.config.drain);
-            if let Some(drain) = drain {
+            if let Some(drain) = patience(gone, old) {
                 let leaving = Leaving::Listener(gone.name.clone(), new.generation);
                 self.drains.borrow_mut().begin_listener(leaving, drain, Reason::EndpointRemoved, &self.workers);
             }
         }
     }
 
-    /// Every session leaves, as the `drain` of the pool that its listener forwards to says.
+    /// Every session leaves, as the `drain` of the pools that its listener leads to says: as the most patient of them.
     pub(crate) fn drain_all(&mut self) {
         let snapshot = self.shared.snapshot();
         for listener in &snapshot.listeners {
-            if let Some(pool) = snapshot.pools.get(listener.forward.0) {
+            if let Some(drain) = patience(listener, &snapshot) {
                 let leaving = Leaving::Listener(listener.name.clone(), snapshot.generation + 1);
-                self.drains.borrow_mut().begin_listener(leaving, pool.config.drain, Reason::Shutdown, &self.workers);
+                self.drains.borrow_mut().begin_listener(leaving, drain, Reason::Shutdown, &self.workers);
             }
         }
     }

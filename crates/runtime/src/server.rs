@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use floodway_config::{Config, Pool};
 use floodway_flow::{Permits, Reason};
 use floodway_net::{BindError, Inherited, PipeCap, SocketFile};
+use floodway_tls::KeyLogFile;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
@@ -26,6 +27,7 @@ use crate::departed::Departed;
 use crate::discovery::Discovery;
 use crate::doors::{Doors, Moves, Prepared};
 use crate::drain::Drains;
+use crate::identities::Identities;
 use crate::shared::Reloads;
 use crate::translate::Making;
 use crate::worker::{Mail, Start, run};
@@ -60,6 +62,22 @@ pub enum StartError {
         /// What is missing.
         error: String,
     },
+    /// A certificate cannot be used.
+    #[error("certificate `{certificate}`: {error}")]
+    Certificate {
+        /// Its name.
+        certificate: String,
+        /// Which file, and what is wrong with it.
+        error: String,
+    },
+    /// TLS cannot be made ready.
+    #[error("the TLS of {of}: {error}")]
+    Tls {
+        /// Whose.
+        of: String,
+        /// Which file, and what is wrong with it.
+        error: String,
+    },
     /// The limit of open files carries no session.
     #[error("the limit of {0} open files leaves room for no session: raise `ulimit -n` (LimitNOFILE= in systemd)")]
     NoRoom(u64),
@@ -82,17 +100,27 @@ pub struct Server {
     workers: usize,
     open_files: u64,
     prepared: Prepared,
+    identities: Identities,
 }
 
 impl Server {
-    /// Binds every address of `config` that is not `inherited`. `open_files` is the limit that sessions are counted from.
+    /// Binds every address of `config` that is not `inherited`, and reads what TLS needs. `open_files` is the limit that
+    /// sessions are counted from; the secrets of TLS go to `key_log`, where there is one.
     ///
     /// # Errors
-    /// Names the listener and the address that could not be had; nothing stays bound.
-    pub fn bind(config: Arc<Config>, open_files: u64, inherited: &mut Inherited) -> Result<Self, StartError> {
+    /// Names the listener and the address that could not be had, or the file that cannot be used; nothing stays bound.
+    pub fn bind(
+        config: Arc<Config>,
+        open_files: u64,
+        inherited: &mut Inherited,
+        key_log: Option<Arc<KeyLogFile>>,
+    ) -> Result<Self, StartError> {
         let workers = workers(&config);
+        let mut identities = Identities::new(key_log);
+        let made = identities.prepare(&config)?;
+        identities.commit(made);
         let prepared = Doors::default().prepare(&config, workers, inherited)?;
-        Ok(Self { config, workers, open_files, prepared })
+        Ok(Self { config, workers, open_files, prepared, identities })
     }
 
     /// Starts the workers and the checks (where endpoints are to be found, with [`Running::first_members`]); nobody accepts before
@@ -115,7 +143,7 @@ impl Server {
         let lanes = self.workers.max(cores());
         let departed = Departed::default();
         let bans = AllBans::new();
-        let making = Making::at_start(&by_hand, &bans, &departed, lanes);
+        let making = Making::at_start(&by_hand, &bans, &departed, self.identities.made(), lanes);
         let snapshot = making.snapshot(&self.config);
         let shared = Arc::new(self.shared(snapshot, &budget, lanes, log));
         let handler = handler.clone();
@@ -149,6 +177,7 @@ impl Server {
             config: self.config,
             by_hand,
             bans,
+            identities: self.identities,
             retired: Vec::new(),
             shared,
         };
@@ -182,6 +211,7 @@ impl Server {
             lanes,
             reloads: Reloads::default(),
             open_files: self.open_files,
+            certificates: ArcSwap::from_pointee(self.identities.states()),
         }
     }
 
@@ -257,6 +287,7 @@ pub struct Running {
     pub(crate) departed: Departed,
     pub(crate) by_hand: AllByHand,
     pub(crate) bans: AllBans,
+    pub(crate) identities: Identities,
     /// Snapshots that a worker may still use: the last to let go of one frees it, and that takes time.
     pub(crate) retired: Vec<Arc<Snapshot>>,
 }

@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use floodway_balance::{Field, Picker, Tried};
-use floodway_config::{Address, PoolId};
+use floodway_config::{Address, PoolId, Route};
 use floodway_flow::{Direction, Reason};
 use floodway_net::{Peer, Socket, TcpFacts};
 use slab::Slab;
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::counters::{Failure, Lanes, Traffic};
 use crate::handler::Room;
 use crate::introduction::Introduction;
+use crate::known::Known;
 use crate::snapshot::{Endpoint, Listener, Pool, Stats};
 use crate::worker::{Context, View};
 
@@ -97,8 +98,8 @@ pub struct Record<'a> {
     pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
-    /// What a proxy before this one told of it.
-    pub introduction: Option<&'a Introduction>,
+    /// What else is known of it.
+    pub known: Option<&'a Known>,
     /// Since it was accepted.
     pub age: Duration,
     /// How long the connect that succeeded took.
@@ -140,10 +141,12 @@ pub(crate) struct Session {
     /// Its place in the view, as that of the pool. Short, since there may be many.
     listener: u32,
     source: Peer,
-    /// What a proxy before this one told.
-    introduction: Option<Rc<Introduction>>,
+    /// What else is known of the client.
+    known: Option<Rc<Known>>,
     accepted: Duration,
     pool: Cell<u32>,
+    /// Its place among the listener's routes.
+    route: u16,
     /// Bytes that its endpoint was told with the SYN.
     told_first: Cell<u16>,
     /// Where its endpoint is, if that is another place for each client.
@@ -170,6 +173,11 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn listener(&self) -> &Listener {
         &self.view.snapshot.listeners[self.listener as usize]
+    }
+
+    /// The route that took it.
+    pub(crate) fn route(&self) -> &Route {
+        &self.listener().config.routes[usize::from(self.route)]
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -238,6 +246,12 @@ impl Session {
     pub(crate) fn connected(&self, index: usize, took: Duration) {
         self.endpoint.set(u32::try_from(index).ok());
         self.connect.set(Some(took));
+    }
+
+    /// It went no further with its endpoint than the connect.
+    pub(crate) fn disconnected(&self) {
+        self.endpoint.set(None);
+        self.connect.set(None);
     }
 
     /// An endpoint failed; another may be tried.
@@ -341,6 +355,7 @@ impl Session {
         SessionInfo {
             id: self.id,
             listener: self.listener().name.clone(),
+            route: self.route().name.clone(),
             pool: self.pool().name.clone(),
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
             place: self.place(),
@@ -386,13 +401,17 @@ impl Session {
         self.source
     }
 
+    pub(crate) fn known(&self) -> Option<&Known> {
+        self.known.as_deref()
+    }
+
     pub(crate) fn introduction(&self) -> Option<&Introduction> {
-        self.introduction.as_deref()
+        self.known()?.introduction.as_ref()
     }
 
     /// Where its client, on the socket `client`, connected to; `None` for a unix socket.
     pub(crate) fn destination(&self, client: &Socket) -> Option<SocketAddr> {
-        self.introduction().and_then(Introduction::destination).or_else(|| client.local_address())
+        crate::flow_key::destination(self.known(), client)
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -403,22 +422,25 @@ impl Session {
         now.saturating_sub(self.touched.get())
     }
 
-    /// Where it would be in `view`: the listener and the pool of the same names, if the one still leads to the other.
-    fn place_in(&self, view: &View) -> Option<(usize, PoolId)> {
-        let listener = view.snapshot.listeners.iter().position(|l| l.name == self.listener().name)?;
+    /// Where it would be in `view`: the listener, its route and the pool of the same names, if the one still leads to the other.
+    fn place_in(&self, view: &View) -> Option<(usize, u16, PoolId)> {
+        let place = view.snapshot.listeners.iter().position(|l| l.name == self.listener().name)?;
+        let listener = &view.snapshot.listeners[place];
+        let route = listener.config.routes.iter().position(|r| r.name == self.route().name)?;
         let pool = view.snapshot.pools.iter().position(|p| p.name == self.pool().name).map(PoolId)?;
-        view.snapshot.listeners[listener].traffic_to(pool).map(|_| (listener, pool))
+        listener.traffic_to(pool).map(|_| (place, u16::try_from(route).unwrap_or(u16::MAX), pool))
     }
 
     /// The same, at another place, for one that no endpoint is connected to yet. This one is dead then.
-    fn moved(&self, view: Rc<View>, (listener, pool): (usize, PoolId)) -> Self {
+    fn moved(&self, view: Rc<View>, (listener, route, pool): (usize, u16, PoolId)) -> Self {
         Self {
             id: self.id,
             view,
             listener: short(listener),
             source: self.source,
-            introduction: self.introduction.clone(),
+            known: self.known.clone(),
             accepted: self.accepted,
+            route,
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
             place: Cell::new(None),
@@ -451,12 +473,12 @@ impl Session {
             event,
             id: self.id,
             listener: &self.listener().name,
-            route: "default",
+            route: &self.route().name,
             pool: &self.pool().name,
             endpoint: self.endpoint(),
             place: self.place(),
             source: self.source,
-            introduction: self.introduction(),
+            known: self.known(),
             age: context.shared.now().saturating_sub(self.accepted),
             connect: self.connect.get(),
             retries: self.tries.get().saturating_sub(1),
@@ -479,6 +501,8 @@ pub struct SessionInfo {
     pub id: SessionId,
     /// Where the client came in.
     pub listener: String,
+    /// Which route took it.
+    pub route: String,
     /// Which pool serves it.
     pub pool: String,
     /// Name and address of its endpoint; `None` until one is connected.
@@ -653,6 +677,17 @@ impl Sessions {
     }
 }
 
+/// Who has come, and where that is sent.
+pub(crate) struct Arrived {
+    pub(crate) source: Peer,
+    pub(crate) known: Option<Rc<Known>>,
+    /// On the process's clock.
+    pub(crate) accepted: Duration,
+    /// The place of the route among those of the listener.
+    pub(crate) route: u16,
+    pub(crate) pool: PoolId,
+}
+
 /// Keeps a session in its worker's table. Dropping it takes the session out, counts its end and records it; without a
 /// reason that can only be a panic or the end of the worker.
 pub(crate) struct Registered {
@@ -663,10 +698,10 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
-    /// Registers a session for who holds `room`, accepted at `accepted`.
-    pub(crate) fn new(room: &Room, source: Peer, introduction: Option<Rc<Introduction>>, accepted: Duration) -> Self {
+    /// Registers a session for who holds `room`, whom route number `route` sends to `pool`.
+    pub(crate) fn new(room: &Room, arrived: Arrived) -> Self {
+        let Arrived { source, known, accepted, route, pool } = arrived;
         let (context, view, listener) = (Rc::clone(room.context()), Rc::clone(&room.view), room.listener());
-        let pool = view.snapshot.listeners[listener].forward;
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
         sessions.opened.set(number);
@@ -675,8 +710,9 @@ impl Registered {
             view,
             listener: short(listener),
             source,
-            introduction,
+            known,
             accepted,
+            route,
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
             place: Cell::new(None),

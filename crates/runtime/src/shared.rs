@@ -10,7 +10,7 @@ use floodway_net::PipeCap;
 use tokio::sync::Notify;
 
 use crate::counters::{Count, Lanes};
-use crate::{SessionLog, Snapshot};
+use crate::{CertificateState, SessionLog, Snapshot};
 
 /// What became of configurations that were read. Written by control, read by metrics.
 #[derive(Debug, Default)]
@@ -55,9 +55,17 @@ pub struct Shared {
     pub(crate) reloads: Reloads,
     /// Limit of open files that the budget was made from.
     pub(crate) open_files: u64,
+    /// As they are now.
+    pub(crate) certificates: ArcSwap<Vec<CertificateState>>,
 }
 
 impl Shared {
+    /// The certificates as they are now.
+    #[must_use]
+    pub fn certificates(&self) -> Arc<Vec<CertificateState>> {
+        self.certificates.load_full()
+    }
+
     /// The truth now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -12,6 +12,7 @@ use floodway_flow::{Direction, Permits};
 use floodway_judge::Outcome;
 use floodway_net::EndpointOptions;
 use floodway_policy::{Access, Bandwidth, Bans, Meter, Rate, SharedBucket, SourceLimits};
+use floodway_tls::{Acceptor, Connector};
 
 use crate::SourceState;
 use crate::by_hand::ByHand;
@@ -35,7 +36,14 @@ pub struct Snapshot {
 pub struct Listener {
     /// Its name.
     pub name: String,
-    pub(crate) forward: PoolId,
+    /// What it was made from.
+    pub(crate) config: Arc<floodway_config::Listener>,
+    /// Ends TLS.
+    pub(crate) tls: Option<Acceptor>,
+    /// Whether clients are looked at before anything is decided.
+    pub(crate) looks: bool,
+    /// Whether routes ask for the port.
+    pub(crate) asks_port: bool,
     pub(crate) access: Access,
     pub(crate) peer_access: Access,
     /// With a limit only; counts those that began while there was one.
@@ -57,8 +65,8 @@ pub struct Listener {
     /// For pools without their own.
     pub(crate) endpoint_options: EndpointOptions,
     pub(crate) rejections: Arc<Lanes<Rejections>>,
-    /// By pool: the one that is forwarded to, those that take over from it, and those that were while sessions of that time
-    /// are left.
+    /// By pool: those that routes lead to, those that take over from them, and those that were while sessions of that time are
+    /// left.
     pub(crate) traffic: Vec<PoolTraffic>,
 }
 
@@ -85,6 +93,12 @@ impl Listener {
     pub fn lets_in(&self, ip: IpAddr) -> bool {
         let is_peer = self.accept_proxy.is_some() || self.peer_access.allows(ip);
         is_peer && self.access.allows(ip)
+    }
+
+    /// What becomes of what comes in.
+    #[must_use]
+    pub fn routes(&self) -> &[floodway_config::Route] {
+        &self.config.routes
     }
 
     /// Connections that are held in the tarpit now; `None` without one.
@@ -144,6 +158,8 @@ pub struct Pool {
     pub(crate) queue: Arc<Queue>,
     /// Its own; `None` is those of the listener.
     pub(crate) options: Option<EndpointOptions>,
+    /// Speaks TLS to endpoints.
+    pub(crate) tls: Option<Arc<Connector>>,
 }
 
 impl Pool {

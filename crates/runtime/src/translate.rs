@@ -20,6 +20,7 @@ use crate::by_hand::{AllByHand, ByHand};
 use crate::counters::Lanes;
 use crate::departed::Departed;
 use crate::discovery::Discovery;
+use crate::identities::Made;
 use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::server::random;
@@ -38,6 +39,8 @@ pub(crate) struct Making<'a> {
     pub(crate) discovery: Option<&'a Discovery>,
     /// Endpoints that left lately.
     pub(crate) departed: &'a Departed,
+    /// What TLS is made of.
+    pub(crate) tls: &'a Made,
     /// Lanes to count in.
     pub(crate) lanes: usize,
     /// Fresh entropy for tables that strangers fill.
@@ -48,9 +51,26 @@ pub(crate) struct Making<'a> {
 
 impl<'a> Making<'a> {
     /// The first snapshot of a process.
-    pub(crate) fn at_start(by_hand: &'a AllByHand, bans: &'a AllBans, departed: &'a Departed, lanes: usize) -> Self {
+    pub(crate) fn at_start(
+        by_hand: &'a AllByHand,
+        bans: &'a AllBans,
+        departed: &'a Departed,
+        tls: &'a Made,
+        lanes: usize,
+    ) -> Self {
         let key = [random(), random()];
-        Self { old: None, by_hand, bans, generation: 1, discovery: None, departed, lanes, key, now: Duration::ZERO }
+        Self {
+            old: None,
+            by_hand,
+            bans,
+            generation: 1,
+            discovery: None,
+            departed,
+            tls,
+            lanes,
+            key,
+            now: Duration::ZERO,
+        }
     }
 
     /// The snapshot of `config`.
@@ -78,7 +98,10 @@ impl<'a> Making<'a> {
     fn listener(&self, l: &config::Listener, config: &Config, old: Option<&Listener>) -> Listener {
         Listener {
             name: l.name.clone(),
-            forward: l.forward,
+            config: Arc::new(l.clone()),
+            tls: self.tls.acceptor(&l.name),
+            looks: l.tls.is_some() || l.router.needs_hello(),
+            asks_port: l.routes.iter().any(|route| !route.matches.ports.is_empty()),
             access: l.access.clone(),
             peer_access: l.peer_access.clone(),
             sessions: l.max_sessions.map(|max| match old.and_then(|o| o.sessions.as_ref()) {
@@ -117,7 +140,8 @@ impl<'a> Making<'a> {
 
     fn traffic(&self, l: &config::Listener, config: &Config, old: Option<&Listener>) -> Vec<PoolTraffic> {
         let mut before: Vec<PoolTraffic> = old.map(|o| o.traffic.clone()).unwrap_or_default();
-        let mut all: Vec<PoolTraffic> = config::reachable(l.forward, &config.pools)
+        let mut all: Vec<PoolTraffic> = l
+            .reachable(&config.pools)
             .into_iter()
             .map(|id| {
                 let pool = config.pools.get(id.0).map(|p| p.name.clone()).unwrap_or_default();
@@ -136,6 +160,9 @@ impl<'a> Making<'a> {
     /// Whether `old` is what `p` would become: then it stays, with what workers know of it.
     fn is_same(&self, p: &Arc<config::Pool>, old: &Pool) -> bool {
         if !Arc::ptr_eq(&old.config, p) && old.config != *p {
+            return false;
+        }
+        if self.tls.connector(&p.name).as_ref().map(Arc::as_ptr) != old.tls.as_ref().map(Arc::as_ptr) {
             return false;
         }
         let hands = self.hands(p);
@@ -210,6 +237,7 @@ impl<'a> Making<'a> {
             sticky: p.sticky.map(|s| (s.key, memory(s, old))),
             queue: queue(p, old),
             options: p.tcp.as_ref().map(endpoint_options),
+            tls: self.tls.connector(&p.name),
         }
     }
 }
@@ -358,9 +386,10 @@ mod tests {
     #[test]
     fn a_pool_that_did_not_change_is_the_same_object() {
         let (departed, none, no_bans) = (Departed::default(), AllByHand::new(), AllBans::new());
-        let first = Making::at_start(&none, &no_bans, &departed, 1).snapshot(&config(1));
+        let no_tls = Made::default();
+        let first = Making::at_start(&none, &no_bans, &departed, &no_tls, 1).snapshot(&config(1));
         let next = |by_hand: &AllByHand, config: &Config| {
-            let making = Making { old: Some(&first), ..Making::at_start(by_hand, &no_bans, &departed, 1) };
+            let making = Making { old: Some(&first), ..Making::at_start(by_hand, &no_bans, &departed, &no_tls, 1) };
             let second = making.snapshot(config);
             [0, 1].map(|i| Arc::ptr_eq(&first.pools[i], &second.pools[i]))
         };

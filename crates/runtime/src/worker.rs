@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::accept::{Closing, accept_loop};
 use crate::doors::{Door, DoorId};
+use crate::handshake::Turns;
 use crate::session::Sessions;
 use crate::snapshot::Pool;
 use crate::{Handler, Shared, Snapshot};
@@ -58,6 +59,7 @@ pub(crate) struct Context {
     /// Borrowed only between two waits.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) pipes: RefCell<PipePool>,
+    pub(crate) handshakes: Turns,
     buffers: RefCell<Vec<Vec<u8>>>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
@@ -71,6 +73,7 @@ impl Context {
             sessions: Sessions::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), idle_pipes)),
+            handshakes: Turns::default(),
             buffers: RefCell::new(Vec::new()),
             view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full(), None))),
             random: Cell::new(seed | 1),

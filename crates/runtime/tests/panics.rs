@@ -59,7 +59,7 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
         echo()
     );
     let config = floodway_config::read(Path::new("f"), &OneText(text), &Limits::default()).unwrap().config;
-    let server = Server::bind(config, 1024, &mut Inherited::default()).unwrap();
+    let server = Server::bind(config, 1024, &mut Inherited::default(), None).unwrap();
     let clients = |front: SocketAddr| {
         // One session lives through it all.
         let mut witness = TcpStream::connect(front).unwrap();

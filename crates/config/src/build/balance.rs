@@ -150,15 +150,21 @@ pub(super) fn build_ejection(pool: &Node) -> Option<EjectionRules> {
 const SOURCE_IP: FlowKey = FlowKey::SourceIp { v4: 32, v6: 128 };
 
 fn build_key(node: &Node) -> FlowKey {
-    match chosen(node, "key") {
-        Some(("source", _)) => FlowKey::Source,
-        Some(("destination", _)) => FlowKey::Destination,
-        Some(("source_ip", prefix)) => {
+    flow_key(node, "key").unwrap_or(SOURCE_IP)
+}
+
+/// What `key` of `node` says that a flow is known by, if by anything.
+pub(super) fn flow_key(node: &Node, key: &str) -> Option<FlowKey> {
+    Some(match chosen(node, key)? {
+        ("source", _) => FlowKey::Source,
+        ("destination", _) => FlowKey::Destination,
+        ("sni", _) => FlowKey::ServerName,
+        ("source_ip", prefix) => {
             let bits = |key: &str, all: u8| prefix.integer(key).and_then(|n| u8::try_from(n).ok()).unwrap_or(all);
             FlowKey::SourceIp { v4: bits("v4", 32), v6: bits("v6", 128) }
         }
-        _ => SOURCE_IP,
-    }
+        _ => return None,
+    })
 }
 
 fn is_prime(n: u32) -> bool {

@@ -1,6 +1,8 @@
 //! Listeners.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_policy::{Access, SourcePrefix};
@@ -57,8 +59,10 @@ impl Builder<'_> {
         }
         let bind: Vec<Bind> = binds.iter().filter_map(|b| self.build_bind(word, b, taken)).collect();
         self.refuse_unknown_ports(node, &bind);
+        self.warn_of_ports_out_of_reach(node, &bind);
         let limits = node.get("limits");
         let per_source = limits.and_then(|l| l.get("per_source")).and_then(|n| self.build_per_source(n));
+        let (routes, router) = self.build_routes(word, node);
         Listener {
             name: word.text.to_string(),
             bind,
@@ -73,7 +77,9 @@ impl Builder<'_> {
             when_refused: build_when_refused(node),
             timeouts: self.build_client_timeouts(word, node.get("timeouts")),
             tcp: self.build_tcp(node.get("tcp")),
-            forward: node.get("forward").and_then(|n| self.pool(n)).unwrap_or(PoolId(0)),
+            tls: node.get("tls").map(|tls| self.build_listener_tls(word, tls)),
+            routes,
+            router: Arc::new(router),
         }
     }
 
@@ -198,21 +204,22 @@ impl Builder<'_> {
     }
 
     fn build_client_timeouts(&mut self, listener: &Word, node: Option<&Node>) -> ClientTimeouts {
-        let idle = node.and_then(|n| n.duration("idle"));
-        if let Some(off) = node.and_then(|n| n.get("idle")).filter(|n| n.text() == Some("off")) {
-            let message = format!("listener `{}` never ends a silent session", listener.text);
-            self.warn(
-                off.span,
-                message,
-                "no limit",
-                "clients that vanish hold their session for ever; set a long `idle`, like 24h, instead",
-            );
-        }
+        self.warn_of_endless_sessions("listener", &listener.text, node);
         ClientTimeouts {
-            idle,
+            idle: node.and_then(|n| n.duration("idle")),
             half_close: node.and_then(|n| n.duration("half_close")).unwrap_or(Duration::from_secs(30)),
             lifetime: node.and_then(|n| n.duration("lifetime")),
             sniff: node.and_then(|n| n.duration("sniff")).unwrap_or(Duration::from_secs(5)),
+            handshake: node.and_then(|n| n.duration("handshake")).unwrap_or(Duration::from_secs(10)),
+        }
+    }
+
+    /// `timeouts` of the `what` called `name` that leave a silent session alone.
+    pub(super) fn warn_of_endless_sessions(&mut self, what: &str, name: &str, timeouts: Option<&Node>) {
+        if let Some(off) = timeouts.and_then(|n| n.get("idle")).filter(|n| n.text() == Some("off")) {
+            let message = format!("{what} `{name}` never ends a silent session");
+            let help = "clients that vanish hold their session for ever; set a long `idle`, like 24h, instead";
+            self.warn(off.span, message, "no limit", help);
         }
     }
 
@@ -256,7 +263,7 @@ impl Builder<'_> {
             let Some((address, by)) = pool.endpoints.iter().filter_map(follows).max_by_key(|(_, by)| *by) else {
                 continue;
             };
-            for listener in listeners.iter().filter(|l| crate::reachable(l.forward, pools).contains(&id)) {
+            for listener in listeners.iter().filter(|l| l.reachable(pools).contains(&id)) {
                 let fault = listener.bind.iter().find_map(|bind| match bind {
                     Bind::Unix { .. } => Some("a unix socket has no port".to_owned()),
                     Bind::Tcp { address, .. } => {
@@ -275,13 +282,15 @@ impl Builder<'_> {
     }
 
     pub(super) fn warn_of_unused_pools(&mut self, listeners: &[Listener], pools: &[Pool]) {
+        let of_listeners = listeners.iter().flat_map(Listener::forwards);
+        let of_pools = pools.iter().filter_map(|p| p.when_none_fit.fallback());
+        let used: BTreeSet<usize> = of_listeners.chain(of_pools).map(|id| id.0).collect();
         for (i, pool) in pools.iter().enumerate() {
-            let id = PoolId(i);
-            let used = listeners.iter().any(|l| l.forward == id)
-                || pools.iter().any(|p| p.when_none_fit == crate::NoneFit::Pool(id));
-            if !used && let Some((word, _)) = self.pools.get(i) {
+            if !used.contains(&i)
+                && let Some((word, _)) = self.pools.get(i)
+            {
                 let problem = Problem::warning(word.span, format!("pool `{}` is used by nobody", pool.name));
-                self.problems.add(problem.label("unused").help("forward a listener to it, or take it out"));
+                self.problems.add(problem.label("unused").help("lead a listener or a route to it, or take it out"));
             }
         }
     }

@@ -49,6 +49,7 @@ impl Builder<'_> {
         let most = if sources.is_empty() { endpoints.len() } else { usize::MAX };
         self.warn_of_idle_words(node, most, retries, may_be_unfit);
         let queue = self.build_queue(node, &endpoints, &sources);
+        let tls = node.get("tls").map(|tls| self.build_pool_tls(word, tls, &endpoints, &sources));
         let (balance, key) = self.build_algorithm(node, endpoints.len());
         let (tiers, failback) = self.build_tiers(node, &endpoints, !sources.is_empty());
         let (tiers, places) = self.build_places(node, tiers);
@@ -81,6 +82,7 @@ impl Builder<'_> {
                 interface: tcp.string("interface"),
                 options: build_tcp_options(tcp),
             }),
+            tls,
         };
         pool.take_places();
         pool

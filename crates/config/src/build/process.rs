@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Members of a session's record, which added fields may not shadow.
-const RECORD: [&str; 16] = [
+const RECORD: [&str; 23] = [
     "time",
     "event",
     "id",
@@ -28,6 +28,13 @@ const RECORD: [&str; 16] = [
     "connect_seconds",
     "retries",
     "error",
+    "sni",
+    "tls_version",
+    "tls_cipher",
+    "tls_alpn",
+    "tls_resumed",
+    "client_subject",
+    "client_fingerprint",
 ];
 
 impl Builder<'_> {

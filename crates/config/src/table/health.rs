@@ -104,6 +104,7 @@ static BYTES: Section = Section {
         Key::new("hex", Kind::Leaf(Leaf::Hex), "In hexadecimal."),
     ],
     one_of: &["text", "hex"],
+    any_of: &[],
 };
 
 static PATTERN: Section = Section {
@@ -114,6 +115,7 @@ static PATTERN: Section = Section {
         Key::new("regex", Kind::Leaf(Leaf::Regex), "A match of a regular expression."),
     ],
     one_of: &["text", "hex", "regex"],
+    any_of: &[],
 };
 
 static STEP: Section = Section {
@@ -123,6 +125,7 @@ static STEP: Section = Section {
         Key::new("expect", TextOr("text", &PATTERN), "What must come."),
     ],
     one_of: &["send", "expect"],
+    any_of: &[],
 };
 
 static TCP_CHECK: Section = section(

@@ -1,5 +1,6 @@
 //! `floodway check`
 
+use floodway_config::Problem;
 use serde_json::json;
 
 use crate::Exit;
@@ -8,7 +9,13 @@ use crate::files::RealFiles;
 
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let (sound, problems, sources) = match super::read(&args.file.config, &RealFiles::patient()) {
-        Ok(checked) => (true, checked.warnings, checked.sources),
+        Ok(checked) => {
+            let mut problems = checked.warnings;
+            let looked = floodway_runtime::look_at_identities(&checked.config);
+            let is_usable = looked.is_ok();
+            looked.err().into_iter().for_each(|error| problems.add(Problem::nowhere(error.to_string())));
+            (is_usable, problems, checked.sources)
+        }
         Err(rejected) => (false, rejected.problems, rejected.sources),
     };
     let ok = sound && (problems.is_empty() || !args.strict);

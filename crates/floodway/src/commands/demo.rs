@@ -98,7 +98,7 @@ fn balancer(text: String, ends: Arc<Ends>) -> anyhow::Result<Running> {
     let checked = super::read(Path::new("demo.yaml"), &OneText(text))
         .map_err(|rejected| anyhow!("{}", rejected.problems.render(&rejected.sources, false)))?;
     let open_files = floodway_net::raise_open_files().context("cannot read the limit of open files")?;
-    let server = Server::bind(checked.config, open_files, &mut Inherited::default())?;
+    let server = Server::bind(checked.config, open_files, &mut Inherited::default(), None)?;
     let mut running = server.start(&TcpRelay, ends, AllByHand::new())?;
     running.open_doors();
     Ok(running)

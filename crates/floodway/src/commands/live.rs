@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use floodway_runtime::Question;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -420,8 +421,14 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
     }
     let listener = args.listener.as_deref().unwrap_or_default();
     if args.live {
-        let source = args.source.map_or(String::new(), |ip| format!("&source={}", part(&ip.to_string())));
-        let path = format!("/v1/explain?listener={}{source}", part(listener));
+        let given = [
+            ("source", args.source.map(|ip| ip.to_string())),
+            ("port", args.port.map(|port| port.to_string())),
+            ("sni", args.sni.clone()),
+            ("alpn", (!args.alpn.is_empty()).then(|| args.alpn.join(","))),
+        ];
+        let given = given.into_iter().filter_map(|(key, value)| Some(format!("&{key}={}", part(&value?))));
+        let path = format!("/v1/explain?listener={}{}", part(listener), given.collect::<String>());
         return show(client(&args.process)?.get(&path)?, args.process.json, explain_text);
     }
     let files = RealFiles::patient();
@@ -431,7 +438,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
             Ok(Exit::BadConfig)
         }
         Ok(checked) => {
-            let answer = floodway_admin::view::explain_offline(&checked.config, listener, args.source);
+            let question = Question::new(args.source, args.port, args.sni.as_deref(), &args.alpn);
+            let answer = floodway_admin::view::explain_offline(&checked.config, listener, &question);
             let answer = match answer {
                 Some(answer) => (200, answer),
                 None => (404, json!({ "error": format!("there is no listener `{listener}`") })),
@@ -448,6 +456,9 @@ fn explain_text(e: &Value) -> String {
             word(&e["listener"])
         );
     }
+    if e["pool"].is_null() {
+        return route_text(e);
+    }
     let mut out = format!(
         "listener {} → route {} → pool {} → {} ({})\n",
         word(&e["listener"]),
@@ -461,7 +472,23 @@ fn explain_text(e: &Value) -> String {
     for excluded in list(e, "excluded") {
         let _ = writeln!(out, "not {}: {}", word(&excluded["endpoint"]), word(&excluded["reason"]));
     }
+    out.push_str(&other_routes(e));
     out
+}
+
+/// A connection that no pool serves, or that chance decides on.
+fn route_text(e: &Value) -> String {
+    let what = match e["action"].as_str() {
+        None => "no route takes it: it is reset".to_owned(),
+        Some("split") => format!("route {} → one of its pools, by chance", word(&e["route"])),
+        Some(action) => format!("route {} → {action}", word(&e["route"])),
+    };
+    format!("listener {} → {what}\n{}", word(&e["listener"]), other_routes(e))
+}
+
+fn other_routes(e: &Value) -> String {
+    let of = |other: &Value| format!("not route {}: {}\n", word(&other["route"]), word(&other["reason"]));
+    list(e, "other_routes").map(of).collect()
 }
 
 /// A time as the configuration has them: `30m`, `1h30m`.

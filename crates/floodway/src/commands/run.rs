@@ -13,5 +13,6 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Exit> {
         None => Start::Fresh,
         Some(socket) => Start::TakeOver(socket.clone()),
     };
-    super::run_checked(read, Some(Source { path, files: files.asked.into_inner().into_iter().collect() }), &start)
+    let files = files.asked.into_inner().into_iter().collect();
+    super::run_checked(read, Some(Source { path, files, key_log: args.tls_key_log.clone() }), &start)
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use floodway_balance::hash;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
-use floodway_net::{PIPE_BYTES, Pipe, Socket};
+use floodway_net::{PIPE_BYTES, Pipe};
 use tokio::time::sleep;
 
 use crate::counters::{Bytes, Failure, Serving};
 use crate::dial::dial;
 use crate::handler::{Flow, Handler, Room};
+use crate::relay::end::{End, Way};
 use crate::session::{Facts, Session};
-use crate::snapshot::Listener;
 use crate::throttle::Throttle;
 use crate::worker::Context;
 
@@ -40,23 +40,21 @@ impl Handler for TcpRelay {
     /// the futures of functions; what lives while bytes are passed lives across one wait, so that it shares its place with
     /// what lives while the endpoint is connected.
     fn handle(&self, flow: Flow) -> impl Future<Output = ()> + 'static {
-        let (mut registered, client, room) = flow.begin();
+        let (mut registered, mut client, room) = flow.begin();
         async move {
-            let dialled = dial(&mut registered, &client).await;
+            let mut dialled = dial(&mut registered, client.socket()).await;
             registered.begun();
             let session = &*registered.session;
-            let reason = match &dialled {
-                Ok((endpoint, lease)) => {
-                    let relay = async {
-                        let mut pump = Pump::new(&room, session, lease.index(), &client, endpoint);
-                        // The budget of turns is our own.
-                        tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
-                        pump.finish().await
-                    };
-                    relay.await
-                }
+            let reason = match &mut dialled {
+                Ok((endpoint, lease)) => match (&mut client, endpoint) {
+                    (End::Plain(client), End::Plain(endpoint)) => {
+                        relay(&room, session, lease.index(), client, endpoint).await
+                    }
+                    // In a box: TLS takes more room, and those without need not carry it.
+                    (client, endpoint) => Box::pin(relay(&room, session, lease.index(), client, endpoint)).await,
+                },
                 Err(reason) => {
-                    client.reset_when_closed();
+                    client.socket().reset_when_closed();
                     *reason
                 }
             };
@@ -67,11 +65,23 @@ impl Handler for TcpRelay {
     }
 }
 
-fn timeouts(context: &Context, listener: &Listener, now: Duration) -> Timeouts {
-    let of = listener.timeouts;
+/// Passes bytes on until both ends have ended.
+async fn relay<W: Way>(room: &Room, session: &Session, index: usize, client: &mut W, endpoint: &mut W) -> Reason {
+    let mut pump = Pump::new(room, session, index, client, endpoint);
+    // The budget of turns is our own.
+    tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
+    pump.finish().await
+}
+
+fn timeouts(context: &Context, session: &Session, now: Duration) -> Timeouts {
+    let (of, route) = (session.listener().timeouts, session.route().timeouts);
     // Up to a tenth earlier, so that sessions that began together do not end together.
     let jitter = |lifetime: Duration| lifetime - lifetime.mul_f64(hash::unit(context.random()) / 10.0);
-    Timeouts { idle: of.idle, half_close: of.half_close, ends_at: of.lifetime.map(|lifetime| now + jitter(lifetime)) }
+    Timeouts {
+        idle: route.idle.unwrap_or(of.idle),
+        half_close: route.half_close.unwrap_or(of.half_close),
+        ends_at: route.lifetime.unwrap_or(of.lifetime).map(|lifetime| now + jitter(lifetime)),
+    }
 }
 
 /// Where passed bytes are counted, found once for a session.
@@ -107,12 +117,12 @@ enum Held {
     Pipe(Pipe),
 }
 
-struct Pump<'a> {
+struct Pump<'a, W> {
     context: &'a Context,
     session: &'a Session,
     meter: Meter<'a>,
-    client: &'a Socket,
-    endpoint: &'a Socket,
+    client: &'a mut W,
+    endpoint: &'a mut W,
     duplex: Duplex,
     /// By direction, in the order of [`Direction::BOTH`].
     held: [Held; 2],
@@ -121,11 +131,11 @@ struct Pump<'a> {
     throttle: Option<Box<Throttle>>,
 }
 
-impl<'a> Pump<'a> {
-    fn new(room: &'a Room, session: &'a Session, index: usize, client: &'a Socket, endpoint: &'a Socket) -> Self {
+impl<'a, W: Way> Pump<'a, W> {
+    fn new(room: &'a Room, session: &'a Session, index: usize, client: &'a mut W, endpoint: &'a mut W) -> Self {
         let context = room.context();
         let now = context.shared.now();
-        let duplex = Duplex::new(timeouts(context, session.listener(), now), now);
+        let duplex = Duplex::new(timeouts(context, session, now), now);
         let meter = Meter::new(context, session, index);
         let (held, throttle) = ([Held::Nothing, Held::Nothing], Throttle::of(room, context.random()));
         Self { context, session, meter, client, endpoint, duplex, held, allowance: 0, throttle }
@@ -138,7 +148,7 @@ impl<'a> Pump<'a> {
             return Poll::Ready(());
         }
         if self.session.is_asked() {
-            let facts = Facts { client: self.client.facts(), endpoint: self.endpoint.facts() };
+            let facts = Facts { client: self.client.socket().facts(), endpoint: self.endpoint.socket().facts() };
             self.context.sessions.answer(self.session, facts);
         }
         let now = self.context.shared.now();
@@ -182,7 +192,8 @@ impl<'a> Pump<'a> {
     /// Whether a side is gone whose bytes wait for the other: nobody reads from it meanwhile.
     fn look(&mut self, now: Duration) {
         for direction in Direction::BOTH {
-            if matches!(self.duplex.next(direction), Step::Write(_)) && self.socket(direction.source()).is_gone() {
+            if matches!(self.duplex.next(direction), Step::Write(_)) && self.way(direction.source()).socket().is_gone()
+            {
                 // What it sent before is still to be read; only nothing can be written to it.
                 self.duplex.sink_failed(direction.reverse(), now);
                 self.let_go(direction.reverse());
@@ -199,9 +210,10 @@ impl<'a> Pump<'a> {
             Step::Read(Medium::Splice) => self.splice_in(direction, cx, now),
             Step::Write(_) => self.write(direction, cx, now),
             Step::Shutdown => {
-                match self.socket(direction.sink()).shutdown_write() {
-                    Ok(()) => self.duplex.shut(direction),
-                    Err(_) => self.duplex.sink_failed(direction, now),
+                match self.way(direction.sink()).poll_shutdown(cx) {
+                    Poll::Pending => return false,
+                    Poll::Ready(Ok(())) => self.duplex.shut(direction),
+                    Poll::Ready(Err(_)) => self.duplex.sink_failed(direction, now),
                 }
                 true
             }
@@ -214,14 +226,24 @@ impl<'a> Pump<'a> {
         if most == 0 {
             return false;
         }
-        let mut scratch = self.context.scratch.borrow_mut();
+        match self.way(direction.sink()).poll_flush(cx) {
+            // What is taken is on its way first: nothing gathers here.
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => {
+                self.duplex.sink_failed(direction, now);
+                return true;
+            }
+        }
+        let context = self.context;
+        let mut scratch = context.scratch.borrow_mut();
         let most = most.min(scratch.len());
-        let Poll::Ready(read) = self.socket(direction.source()).poll_read(cx, &mut scratch[..most]) else {
+        let Poll::Ready(read) = self.way(direction.source()).poll_read(cx, &mut scratch[..most]) else {
             return false;
         };
         let Some(n) = self.took_in(direction, read, now) else { return true };
         let bytes = &scratch[..n];
-        let taken = match self.socket(direction.sink()).poll_write(cx, bytes) {
+        let taken = match self.way(direction.sink()).poll_write(cx, bytes) {
             Poll::Ready(Ok(taken)) => taken,
             Poll::Pending => 0,
             Poll::Ready(Err(_)) => {
@@ -243,11 +265,14 @@ impl<'a> Pump<'a> {
         if most == 0 {
             return false;
         }
-        let Some(mut pipe) = self.context.pipes.borrow_mut().take() else {
+        let is_bare = self.client.bare().is_some() && self.endpoint.bare().is_some();
+        let pipe = if is_bare { self.context.pipes.borrow_mut().take() } else { None };
+        let Some(mut pipe) = pipe else {
             self.duplex.splice_refused(direction);
             return true;
         };
-        let Poll::Ready(read) = self.socket(direction.source()).poll_splice_in(cx, &mut pipe, most) else {
+        let source = self.way(direction.source()).socket();
+        let Poll::Ready(read) = source.poll_splice_in(cx, &mut pipe, most) else {
             self.release(Held::Pipe(pipe));
             return false;
         };
@@ -267,14 +292,17 @@ impl<'a> Pump<'a> {
     }
 
     fn write(&mut self, direction: Direction, cx: &mut Cx<'_>, now: Duration) -> bool {
-        let sink = self.socket(direction.sink());
+        let sink = match direction.sink() {
+            Side::Client => &mut *self.client,
+            Side::Endpoint => &mut *self.endpoint,
+        };
         let written = match &mut self.held[lane(direction)] {
             Held::Nothing => return false,
             Held::Buffer { bytes, start } => sink.poll_write(cx, &bytes[*start..]).map_ok(|n| {
                 *start += n;
                 n
             }),
-            Held::Pipe(pipe) => sink.poll_splice_out(cx, pipe),
+            Held::Pipe(pipe) => sink.socket().poll_splice_out(cx, pipe),
         };
         match written {
             Poll::Pending => return false,
@@ -334,7 +362,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn socket(&self, side: Side) -> &'a Socket {
+    fn way(&mut self, side: Side) -> &mut W {
         match side {
             Side::Client => self.client,
             Side::Endpoint => self.endpoint,
@@ -360,11 +388,10 @@ impl<'a> Pump<'a> {
             (_, true) => {}
         }
         match self.duplex.ending() {
-            Some(Ending::Reset(Side::Client)) => self.client.reset_when_closed(),
-            Some(Ending::Reset(Side::Endpoint)) => self.endpoint.reset_when_closed(),
+            Some(Ending::Reset(side)) => self.way(side).socket().reset_when_closed(),
             Some(Ending::Abort) => {
-                self.client.reset_when_closed();
-                self.endpoint.reset_when_closed();
+                self.client.socket().reset_when_closed();
+                self.endpoint.socket().reset_when_closed();
             }
             Some(Ending::Close | Ending::Drain(_)) | None => {}
         }
@@ -375,8 +402,11 @@ impl<'a> Pump<'a> {
     /// so we look, ever less often; in most cases once.
     async fn drain(&mut self, side: Side) {
         for look in 0u32.. {
+            // What it holds back goes out meanwhile; that it cannot is seen by what stays.
+            let _ = poll_fn(|cx| Poll::Ready(self.way(side).poll_flush(cx))).await;
             let now = self.context.shared.now();
-            self.duplex.queued(self.socket(side).unacknowledged(), now);
+            let queued = self.way(side).unacknowledged();
+            self.duplex.queued(queued, now);
             self.duplex.on_time(now);
             if self.duplex.ending() != Some(Ending::Drain(side)) {
                 return;
