@@ -80,8 +80,7 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
         }
     };
     let stored = FdStore::with_names(inherited.left().map(|(name, _)| name));
-    let key_log = source.as_ref().and_then(|s| s.key_log.as_deref());
-    let opened = open(&checked, open_files, &mut inherited, key_log)?;
+    let opened = open(&checked, open_files, &mut inherited, source.as_ref())?;
     for (name, place) in inherited.left() {
         tracing::warn!(name, address = %place, "a socket was passed that no listener asks for: it is closed");
     }
@@ -150,7 +149,7 @@ fn open(
     checked: &Checked,
     open_files: u64,
     inherited: &mut Inherited,
-    key_log: Option<&Path>,
+    source: Option<&Source>,
 ) -> anyhow::Result<Opened> {
     let config = &checked.config;
     let side = Side::open(config, inherited)?;
@@ -162,7 +161,7 @@ fn open(
         let opened = KeyLogFile::open(path);
         opened.with_context(|| format!("cannot write the key log {}", path.display())).map(Arc::new)
     };
-    let key_log = key_log.map(open_log).transpose()?;
+    let key_log = source.and_then(|s| s.key_log.as_deref()).map(open_log).transpose()?;
     let logs_keys = key_log.is_some();
     let server = Server::bind(Arc::clone(config), open_files, inherited, key_log)?;
     if let Some(user) = &config.runtime.user {

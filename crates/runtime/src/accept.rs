@@ -18,7 +18,7 @@ use crate::greeting::listen_in;
 use crate::handler::{Flow, Handler, Permit, Room};
 use crate::introduction::{Introduction, hear};
 use crate::known::Known;
-use crate::relay::end::End;
+use crate::relay::end::{End, TLS_BUFFER};
 use crate::routing::{Refusal, Sent, send};
 use crate::session::Arrived;
 use crate::snapshot::Listener;
@@ -193,7 +193,8 @@ async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut know
     let Arrival { client, source, accepted } = arrival;
     let handshake = room.context().handshakes.carry(acceptor.accept(client));
     match Box::pin(tokio::time::timeout(room.guards().timeouts.handshake, handshake)).await {
-        Ok(Ok(stream)) => {
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
             let connection = stream.get_ref().1;
             known.tls = Some(floodway_tls::facts(connection));
             known.certificate = connection.peer_certificates().and_then(|all| Some(all.first()?.as_ref().into()));

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floodway_config::{self as config, Config, TlsProfile};
 use floodway_tls::{
-    Acceptor, AcceptorSettings, ClientAuth, Connector, ConnectorSettings, Identity, KeyLogFile, PairFiles, Profile,
-    Tickets, Trust,
+    Acceptor, AcceptorSettings, ClientAuth, Connector, ConnectorSettings, Identity, KeyLogFile, PairFault, PairFiles,
+    Profile, Tickets, Trust,
 };
 
 use crate::StartError;
@@ -123,7 +123,15 @@ impl Identities {
         let known = self.made.identities.get(name).filter(|known| *known.files() == files);
         let Some(known) = known.cloned() else {
             let fault = |error| StartError::Certificate { certificate: name.clone(), error };
-            return Identity::load(name, files, now()).map_err(|e| fault(e.to_string()));
+            let loaded = Identity::load(name, files.clone(), now()).or_else(|error| match error {
+                // Better than none: whoever restarts with it serves those clients that do not mind.
+                PairFault::Expired { .. } | PairFault::NotYetValid { .. } => {
+                    tracing::error!(certificate = name, %error, "there is no other: it is shown all the same");
+                    Identity::load_untimely(name, files, now())
+                }
+                error => Err(error),
+            });
+            return loaded.map_err(|error| fault(error.to_string()));
         };
         match known.reload(now()) {
             Ok(is_new) => {

@@ -30,8 +30,21 @@ impl Identity {
     /// # Errors
     /// What is wrong with them first.
     pub fn load(name: &str, files: PairFiles, now: Duration) -> Result<Arc<Self>, PairFault> {
+        Self::read(name, files, now, Some(now))
+    }
+
+    /// As [`Identity::load`], whether the certificate is valid at `now` or not: where there is no other, clients may know what
+    /// to do with it.
+    ///
+    /// # Errors
+    /// What else is wrong with them first.
+    pub fn load_untimely(name: &str, files: PairFiles, now: Duration) -> Result<Arc<Self>, PairFault> {
+        Self::read(name, files, now, None)
+    }
+
+    fn read(name: &str, files: PairFiles, now: Duration, valid: Option<Duration>) -> Result<Arc<Self>, PairFault> {
         let seen = Seen::of(&files, now);
-        let pair = Pair::load(&files, now)?;
+        let pair = Pair::of(&Contents::read(&files)?, &files, valid)?;
         Ok(Arc::new(Self { name: name.into(), files, pair: ArcSwap::from_pointee(pair), seen: Mutex::new(seen) }))
     }
 
@@ -49,7 +62,7 @@ impl Identity {
         let contents = Contents::read(&self.files)?;
         let is_same = contents.digest() == *self.pair.load().contents();
         if !is_same {
-            self.pair.store(Arc::new(Pair::of(&contents, &self.files, now)?));
+            self.pair.store(Arc::new(Pair::of(&contents, &self.files, Some(now))?));
         }
         *seen = looks;
         Ok(!is_same)

@@ -112,7 +112,9 @@ fn curl_is_served() {
     let town = Town::new();
     let servers = Servers::new(&town);
     let floodway = servers.front(&town, 2);
-    for (flags, version) in [(["--tlsv1.2", "--tls-max", "1.2"], "TLSv1.2"), (["--tlsv1.3", "--tls-max", "1.3"], "TLSv1.3")] {
+    for (flags, version) in
+        [(["--tlsv1.2", "--tls-max", "1.2"], "TLSv1.2"), (["--tlsv1.3", "--tls-max", "1.3"], "TLSv1.3")]
+    {
         in_every_mode_by_http(&floodway, version, |address, host| {
             let mut command = Command::new("curl");
             command.args(["--silent", "--show-error", "--max-time", "20", "--resolve"]);

@@ -84,9 +84,8 @@ fn where_tls_ends_silence_is_refused() {
     let mut stream = connect(floodway.address("ended")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert!(!matches!(stream.read(&mut [0]), Ok(1..)));
-    let reasons = ["sniff_timeout", "tls_error"].map(|reason| {
-        floodway.metric("rejected_total", &["listener=\"ended\"", &format!("reason=\"{reason}\"")])
-    });
+    let reasons = ["sniff_timeout", "tls_error"]
+        .map(|reason| floodway.metric("rejected_total", &["listener=\"ended\"", &format!("reason=\"{reason}\"")]));
     assert_eq!(reasons.iter().sum::<f64>(), 1.0, "{reasons:?}");
     assert_eq!(b.accepted(), 0, "no endpoint hears of it");
 }

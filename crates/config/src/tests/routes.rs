@@ -103,7 +103,7 @@ fn every_tie_is_told_with_its_place() {
     )
     .unwrap_err();
     assert_eq!(said.matches("may match one connection equally well").count(), 2, "{said}");
-    assert!(said.contains("conf/f.yaml:6:25") && said.contains("the other is at conf/f.yaml:5"), "{said}");
+    assert!(said.contains("conf/f.yaml:6:26") && said.contains("the other is at conf/f.yaml:5"), "{said}");
     assert!(said.contains("route `near` and route `far`"), "{said}");
 }
 

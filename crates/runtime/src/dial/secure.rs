@@ -12,7 +12,7 @@ use floodway_net::Socket;
 use super::{failure, ours};
 use crate::counters::Failure;
 use crate::greeting::POSTGRES_REQUEST;
-use crate::relay::end::End;
+use crate::relay::end::{End, TLS_BUFFER};
 use crate::session::{Registered, Session};
 
 /// Whether something is to be agreed on with endpoints of the session's pool.
@@ -84,7 +84,8 @@ async fn converse(of: &Registered, index: usize, socket: Socket) -> io::Result<E
         own => own.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
     };
     let handshake = connector.begin(&name, alpn, socket).map_err(io::Error::other)?;
-    let stream = of.context.handshakes.carry(handshake).await?;
+    let mut stream = of.context.handshakes.carry(handshake).await?;
+    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
     Ok(End::Tls(Box::new(stream.into())))
 }
 

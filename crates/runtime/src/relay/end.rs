@@ -8,6 +8,9 @@ use floodway_net::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
+/// Most bytes that TLS takes before it has sent those taken before: two records (RFC 8446, 5.1).
+pub(crate) const TLS_BUFFER: usize = 32 * 1024;
+
 /// What bytes come from and go to.
 pub(crate) trait Way {
     /// The connection itself.
