@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use floodway_tests::{binary, project_folder, run};
+use floodway_tests::{Authority, Kind, binary, project_folder, run};
 
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(project_folder().join(folder)).unwrap().map(|e| e.unwrap().path());
@@ -28,10 +28,13 @@ fn every_example_passes_strictly() {
     }
 }
 
-/// A block of YAML is a whole configuration; set-up and fragments are written as text.
+/// A block of YAML is a whole configuration; set-up and fragments are written as text. Beside it are the files that TLS is
+/// made of: `ca.pem`, and certificates with keys by the names `main` and `client`.
 #[test]
 fn every_block_of_yaml_in_the_documentation_passes() {
     let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let _files = ["main", "client"].map(|name| authority.issue(name, &["example.com"], Kind::Ecdsa));
     let mut checked = 0;
     for path in files("docs", "md").into_iter().chain([project_folder().join("README.md")]) {
         let text = std::fs::read_to_string(&path).unwrap();

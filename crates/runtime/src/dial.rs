@@ -42,21 +42,9 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, L
         of.session.count(&of.context);
         let connecting = begin(of, lease.index(), client);
         let end = match open(of, lease.index(), connecting).await? {
-            Ok(socket) => {
-                let told = match of.session.pool().config.send_proxy {
-                    // In a box: few pools tell, and all would carry it.
-                    Some(_) => Box::pin(tell(&of.session, &of.context, &socket, client)).await,
-                    None => Ok(()),
-                };
-                if let Err(error) = told {
-                    return Err(lost(of, lease.index(), &error));
-                }
-                match secure::is_wanted(&of.session) {
-                    // In a box as well.
-                    true => Box::pin(secure::agree(of, lease.index(), socket)).await?,
-                    false => Ok(End::Plain(socket)),
-                }
-            }
+            // In a box: few pools have anything to say first, and all would carry it.
+            Ok(socket) if says_something(&of.session) => Box::pin(begin_with(of, lease.index(), socket, client)).await?,
+            Ok(socket) => Ok(End::Plain(socket)),
             Err(error) => Err((failure(&error), error)),
         };
         match end {
@@ -74,6 +62,29 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, L
                 }
             }
         }
+    }
+}
+
+/// Whether endpoints of the session's pool hear something before what the client says.
+fn says_something(session: &Session) -> bool {
+    session.pool().config.send_proxy.is_some() || secure::is_wanted(session)
+}
+
+/// Tells endpoint `index` of the client, and agrees with it on TLS, as far as its pool is to.
+async fn begin_with(
+    of: &Registered,
+    index: usize,
+    socket: Socket,
+    client: &Socket,
+) -> Result<Result<End, (Failure, io::Error)>, Reason> {
+    if of.session.pool().config.send_proxy.is_some()
+        && let Err(error) = tell(&of.session, &of.context, &socket, client).await
+    {
+        return Err(lost(of, index, &error));
+    }
+    match secure::is_wanted(&of.session) {
+        true => secure::agree(of, index, socket).await,
+        false => Ok(Ok(End::Plain(socket))),
     }
 }
 

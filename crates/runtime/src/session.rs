@@ -139,7 +139,7 @@ pub(crate) struct Session {
     id: SessionId,
     view: Rc<View>,
     /// Its place in the view, as that of the pool. Short, since there may be many.
-    listener: u32,
+    listener: u16,
     source: Peer,
     /// What else is known of the client.
     known: Option<Rc<Known>>,
@@ -172,7 +172,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn listener(&self) -> &Listener {
-        &self.view.snapshot.listeners[self.listener as usize]
+        &self.view.snapshot.listeners[usize::from(self.listener)]
     }
 
     /// The route that took it.
@@ -436,7 +436,7 @@ impl Session {
         Self {
             id: self.id,
             view,
-            listener: short(listener),
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
             source: self.source,
             known: self.known.clone(),
             accepted: self.accepted,
@@ -708,7 +708,7 @@ impl Registered {
         let session = sessions.make(Session {
             id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
             view,
-            listener: short(listener),
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
             source,
             known,
             accepted,
