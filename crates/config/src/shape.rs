@@ -353,7 +353,7 @@ fn complete_section(
         && let Some(&first) = wanted.first()
     {
         let now: Vec<&str> =
-            section.keys.iter().filter(|k| !k.later && wanted.contains(&k.name)).map(|k| k.name).collect();
+            wanted.iter().copied().filter(|name| section.key(name).is_some_and(|k| !k.later)).collect();
         let problem = Problem::error(key.span, format!("{place} has no {}", quoted(&now))).label("needs one");
         problems.add(problem.help(format!("add `{first}: …`")));
     }

@@ -43,7 +43,9 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, L
         let connecting = begin(of, lease.index(), client);
         let end = match open(of, lease.index(), connecting).await? {
             // In a box: few pools have anything to say first, and all would carry it.
-            Ok(socket) if says_something(&of.session) => Box::pin(begin_with(of, lease.index(), socket, client)).await?,
+            Ok(socket) if says_something(&of.session) => {
+                Box::pin(begin_with(of, lease.index(), socket, client)).await?
+            }
             Ok(socket) => Ok(End::Plain(socket)),
             Err(error) => Err((failure(&error), error)),
         };

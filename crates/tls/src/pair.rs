@@ -147,7 +147,7 @@ pub enum PairFault {
     },
     /// The OCSP response is none.
     #[error(
-        "`{path}` holds no OCSP response: {why}: fetch it with `openssl ocsp -respout FILE`, or leave `staple` out"
+        "`{path}` holds no OCSP response: {why}: fetch it with `openssl ocsp -respout FILE`, or leave `ocsp` out"
     )]
     Staple {
         /// The file.

@@ -282,6 +282,10 @@ impl Builder<'_> {
     }
 
     pub(super) fn warn_of_unused_pools(&mut self, listeners: &[Listener], pools: &[Pool]) {
+        if listeners.iter().any(|l| l.routes.is_empty()) {
+            // Where they lead has been asked for.
+            return;
+        }
         let of_listeners = listeners.iter().flat_map(Listener::forwards);
         let of_pools = pools.iter().filter_map(|p| p.when_none_fit.fallback());
         let used: BTreeSet<usize> = of_listeners.chain(of_pools).map(|id| id.0).collect();

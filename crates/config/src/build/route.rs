@@ -46,7 +46,7 @@ impl Builder<'_> {
         self.refuse_several_defaults(listener, forward.as_ref(), &last);
         routes.extend(forward.into_iter().chain(last));
         self.refuse_names_twice(listener, &routes);
-        let router = self.build_router(&routes);
+        let router = self.build_router(listener, &routes);
         (routes.into_iter().map(|placed| placed.route).collect(), router)
     }
 
@@ -111,7 +111,9 @@ impl Builder<'_> {
             weights.push(weight.text().map_or(Some(1), |t| t.parse().ok()).unwrap_or(1));
         }
         let split = Split::new(&weights);
-        if weights.is_empty() {
+        if matches!(at.value, Value::Bad) {
+            return None;
+        } else if weights.is_empty() {
             let help = "name pools and their weights, like `{ blue: 90, green: 10 }`";
             self.error(at.span, "this split has no pool", "empty", help);
         } else if split.is_none() && weights.iter().all(|w| *w == 0) {
@@ -175,7 +177,7 @@ impl Builder<'_> {
     }
 
     /// Which of `routes` takes what. Of two that tie the later one is reported and left out, so that others are found.
-    fn build_router(&mut self, routes: &[Placed<'_>]) -> Router {
+    fn build_router(&mut self, listener: &Word, routes: &[Placed<'_>]) -> Router {
         let mut sound: Vec<&Placed<'_>> = routes.iter().filter(|r| r.is_sound).collect();
         // The first default; more than one has been reported.
         let mut defaults = sound.iter().filter(|r| r.route.asks_nothing()).count();
@@ -192,7 +194,7 @@ impl Builder<'_> {
             let (first, second) = (sound[tie.first], sound.remove(tie.second));
             let place = self.sources.place(first.span);
             let message = match first.route.matches == second.route.matches {
-                true => format!("this route matches the same as route `{}`", first.route.name),
+                true => format!("this route matches the same as another of listener `{}`", listener.text),
                 false => format!(
                     "route `{}` and route `{}` may match one connection equally well",
                     second.route.name, first.route.name
