@@ -180,6 +180,8 @@ pub struct Duplex {
     reason: Option<Reason>,
     /// Set by a timeout or from outside: no more bytes, both sides are reset.
     aborted: bool,
+    /// Whether each side is to be told of the other's end, also where the closing of its socket follows at once.
+    says_farewell: bool,
     timeouts: Timeouts,
     /// When a byte last moved, or something ended.
     last_active: Duration,
@@ -201,12 +203,20 @@ impl Duplex {
             endpoint_lost: false,
             reason: None,
             aborted: false,
+            says_farewell: false,
             timeouts,
             last_active: now,
             last_look: now,
             wants_look: false,
             unacknowledged: None,
         }
+    }
+
+    /// The same for sides to which the end of a connection is no word of its own, as in TLS (RFC 8446, 6.1): each is told of the
+    /// other's end.
+    #[must_use]
+    pub fn with_farewells(self) -> Self {
+        Self { says_farewell: true, ..self }
     }
 
     /// What `direction` needs now.
@@ -219,7 +229,7 @@ impl Duplex {
         match half.source {
             _ if half.pending > 0 => Step::Write(half.medium),
             Source::Open => Step::Read(half.medium),
-            Source::Ended if self.ended_already(direction.reverse()) => Step::Done,
+            Source::Ended if !self.says_farewell && self.ended_already(direction.reverse()) => Step::Done,
             Source::Ended => Step::Shutdown,
             Source::Lost => Step::Done,
         }
@@ -291,6 +301,14 @@ impl Duplex {
     /// The FIN was passed on.
     pub fn shut(&mut self, direction: Direction) {
         self.half_mut(direction).sink = Sink::Shut;
+    }
+
+    /// The end could not be passed on. Where the other direction has ended before, all was said and nobody is left to hear it.
+    pub fn shut_failed(&mut self, direction: Direction, now: Duration) {
+        match self.ended_already(direction.reverse()) {
+            true => self.shut(direction),
+            false => self.sink_failed(direction, now),
+        }
     }
 
     /// Ends the session now, for a reason of the operator's or ours.

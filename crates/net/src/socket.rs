@@ -250,6 +250,16 @@ impl Socket {
         }
     }
 
+    /// What waits to be read, if anything does by now, copied into `buffer` and left where it is; 0 is the end. Readiness is neither
+    /// asked for nor changed: for a connection that has just come, whose first bytes may have come with it.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_read`], and `WouldBlock`.
+    pub fn try_peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (_, n) = rustix::net::recv(self.raw(), &mut *buffer, RecvFlags::PEEK)?;
+        Ok(n)
+    }
+
     /// Takes `bytes` off what waits to be read, which must be there.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use floodway_policy::Refused;
 use tokio::sync::watch;
 
 use crate::counters::Rejection;
-use crate::greeting::listen_in;
+use crate::greeting::{glance, listen_in};
 use crate::handler::{Flow, Handler, Permit, Room};
 use crate::introduction::{Introduction, hear};
 use crate::known::Known;
@@ -105,17 +105,31 @@ impl<H: Handler> Entrance<H> {
             Comes::ByProxy => admit_session(&mut room).map(|()| comes),
         });
         match admitted {
-            Ok(Comes::Alone) if room.guards().looks => {
-                drop(tokio::task::spawn_local(welcomed(self.handler.clone(), arrival, room, Known::default())));
-            }
-            Ok(Comes::Alone) => match send(&room, peer, None, &arrival.client) {
-                Ok(sent) => drop(tokio::task::spawn_local(self.handler.handle(arrival.flow(None, sent, room)))),
-                Err(refusal) => refuse(arrival, room, refusal),
-            },
+            Ok(Comes::Alone) => self.welcome(arrival, room),
             Ok(Comes::ByProxy) => {
                 drop(tokio::task::spawn_local(introduced(self.handler.clone(), arrival, room)));
             }
             Err(why) => turn_away(arrival, room, why),
+        }
+    }
+}
+
+impl<H: Handler> Entrance<H> {
+    /// Serves whoever was let in; at once, where nothing is to be waited for.
+    fn welcome(&self, arrival: Arrival, room: Room) {
+        let hello = if room.guards().looks { glance(room.context(), &arrival.client) } else { None };
+        if room.guards().tls.is_some() || room.guards().looks && hello.is_none() {
+            let known = Known { hello, ..Known::default() };
+            drop(tokio::task::spawn_local(welcomed(self.handler.clone(), arrival, room, known)));
+            return;
+        }
+        let known = hello.map(|hello| Known { hello: Some(hello), ..Known::default() });
+        match send(&room, arrival.source, known.as_ref(), &arrival.client) {
+            Ok(sent) => {
+                let flow = arrival.flow(known.map(Rc::new), sent, room);
+                drop(tokio::task::spawn_local(self.handler.handle(flow)));
+            }
+            Err(refusal) => refuse(arrival, room, refusal),
         }
     }
 }
@@ -168,7 +182,7 @@ async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room
 
 /// Serves whoever was let in, once it has said what its listener must know, and has agreed on TLS where that ends here.
 async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut known: Known) {
-    if room.guards().looks {
+    if room.guards().looks && known.hello.is_none() {
         // In a box, as the handshake: what takes its time only at first would be carried to the session's end.
         let heard = Box::pin(listen_in(room.context(), &arrival.client, room.guards().timeouts.sniff)).await;
         match heard {

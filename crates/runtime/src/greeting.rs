@@ -35,6 +35,16 @@ pub(crate) enum Unheard {
     Io(#[from] io::Error),
 }
 
+/// The ClientHello of `client`, if all of it is there already: as a rule it comes close behind the connection.
+pub(crate) fn glance(context: &Context, client: &Socket) -> Option<Hello> {
+    let mut scratch = context.scratch.borrow_mut();
+    let n = client.try_peek(&mut scratch[..hello::MOST]).ok()?;
+    match hello::sniff(&scratch[..n]) {
+        Sniffed::Hello(hello) => Some(hello),
+        _ => None,
+    }
+}
+
 /// Looks at what `client` says, for as long as `most`. What it asks before TLS is answered.
 pub(crate) async fn listen_in(context: &Context, client: &Socket, most: Duration) -> Result<Heard, Unheard> {
     let mut heard = Heard::default();

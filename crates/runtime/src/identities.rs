@@ -135,7 +135,7 @@ impl Identities {
         };
         match known.reload(now()) {
             Ok(is_new) => {
-                if is_new || self.faults.remove(name).is_some() {
+                if self.faults.remove(name).is_some() || is_new {
                     tracing::info!(certificate = name, "the certificate's files are in force");
                 }
             }

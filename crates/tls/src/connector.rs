@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{Connect, TlsConnector};
 
+use crate::acceptor::RECORD;
 use crate::authorities::{AuthoritiesFault, read_authorities};
 use crate::identity::Identity;
 use crate::key_log::KeyLogFile;
@@ -106,6 +107,7 @@ impl Connector {
     pub fn with(settings: ConnectorSettings<'_>) -> Result<Self, NewFault> {
         let mut config = config(settings.trust)?;
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        config.max_fragment_size = Some(RECORD);
         if let Some(log) = settings.key_log {
             config.key_log = log;
         }

@@ -146,9 +146,7 @@ pub enum PairFault {
         when: String,
     },
     /// The OCSP response is none.
-    #[error(
-        "`{path}` holds no OCSP response: {why}: fetch it with `openssl ocsp -respout FILE`, or leave `ocsp` out"
-    )]
+    #[error("`{path}` holds no OCSP response: {why}: fetch it with `openssl ocsp -respout FILE`, or leave `ocsp` out")]
     Staple {
         /// The file.
         path: PathBuf,

@@ -83,9 +83,24 @@ pub(crate) fn visit(config: &Arc<ClientConfig>, address: SocketAddr) -> io::Resu
     let mut stream = dial(config, "a.test", address)?;
     say(&mut stream, "hello")?;
     let kind = stream.conn.handshake_kind().unwrap();
+    leave(stream)?;
+    Ok(kind)
+}
+
+/// Ends in good order, and waits until the other side has ended in whatever way.
+pub(crate) fn leave(stream: Client) -> io::Result<()> {
+    match part(stream) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Ends in good order, and gives what comes until the other side does so too.
+pub(crate) fn part(mut stream: Client) -> io::Result<Vec<u8>> {
     stream.conn.send_close_notify();
     stream.flush()?;
-    Ok(kind)
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).map(|_| rest)
 }
 
 /// Answers each line with its own name before it, and a request of HTTP with its name.

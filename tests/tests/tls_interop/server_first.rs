@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_tests::{Backend, Floodway, connect};
+use floodway_tests::{Backend, Floodway, connect, free_port};
 use rustls::ServerConfig;
 
 use crate::peers::{client, dial, plain, say, secured, serve, server};
@@ -35,9 +35,11 @@ fn mail(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<()> {
 
 fn front(town: &Town, mail: &Backend, other: &Backend) -> Floodway {
     Floodway::start(&format!(
-        "listeners:\n  l: {{ bind: 127.0.0.1:0, timeouts: {{ sniff: 300ms }}, routes: [{{ match: {{ sni: b.test }}, forward: other }}, {{ forward: mail }}] }}\n  \
-         ended: {{ bind: 127.0.0.1:0, timeouts: {{ sniff: 300ms }}, tls: {{ certificates: b }}, forward: other }}\n\
+        "listeners:\n  l: {{ bind: 127.0.0.1:{}, timeouts: {{ sniff: 300ms }}, routes: [{{ match: {{ sni: b.test }}, forward: other }}, {{ forward: mail }}] }}\n  \
+         ended: {{ bind: 127.0.0.1:{}, timeouts: {{ sniff: 300ms }}, tls: {{ certificates: b }}, forward: other }}\n\
          pools:\n  mail: {{ endpoints: [\"{}\"] }}\n  other: {{ endpoints: [\"{}\"] }}\n{}runtime: {{ workers: 2 }}\n",
+        free_port(),
+        free_port(),
         mail.address(),
         other.address(),
         town.certificates()

@@ -12,6 +12,19 @@ fn fresh() -> Duplex {
 }
 
 #[test]
+fn with_farewells_each_side_hears_of_the_other_s_end() {
+    let mut d = fresh().with_farewells();
+    d.source_ended(Direction::ToEndpoint, secs(1));
+    assert_eq!(d.next(Direction::ToEndpoint), Step::Shutdown);
+    d.shut(Direction::ToEndpoint);
+    d.source_ended(Direction::ToClient, secs(2));
+    assert_eq!((d.next(Direction::ToClient), d.ending()), (Step::Shutdown, None));
+    // Whoever has said its last word may be gone.
+    d.shut_failed(Direction::ToClient, secs(2));
+    assert_eq!((d.ending(), d.reason()), (Some(Ending::Close), Some(Reason::ClientClosed)));
+}
+
+#[test]
 fn a_fin_follows_the_last_byte_and_the_other_way_lives_on() {
     let mut d = fresh();
     d.read(Direction::ToEndpoint, 10);
@@ -266,10 +279,15 @@ mod schedules {
                 ends_at: rng.one_in(8).then_some(secs(900)),
             };
             let (a, b) = (1 + rng.below(300_000), 1 + rng.below(300_000));
+            let farewells = rng.one_in(2);
             Self {
                 rng,
                 now: secs(0),
-                duplex: Duplex::new(timeouts, secs(0)),
+                duplex: if farewells {
+                    Duplex::new(timeouts, secs(0)).with_farewells()
+                } else {
+                    Duplex::new(timeouts, secs(0))
+                },
                 client: Peer::new(a),
                 endpoint: Peer::new(b),
                 held: [0; 2],

@@ -8,8 +8,10 @@ use floodway_net::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-/// Most bytes that TLS takes before it has sent those taken before: two records (RFC 8446, 5.1).
-pub(crate) const TLS_BUFFER: usize = 32 * 1024;
+use crate::worker::SCRATCH_BYTES;
+
+/// Most bytes that TLS takes before it has sent those taken before: as many as one read gives, so that none of them is copied.
+pub(crate) const TLS_BUFFER: usize = SCRATCH_BYTES;
 
 /// What bytes come from and go to.
 pub(crate) trait Way {

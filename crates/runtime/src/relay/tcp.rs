@@ -141,6 +141,8 @@ impl<'a, W: Way> Pump<'a, W> {
         let context = room.context();
         let now = context.shared.now();
         let duplex = Duplex::new(timeouts(context, session, now), now);
+        let is_bare = client.bare().is_some() && endpoint.bare().is_some();
+        let duplex = if is_bare { duplex } else { duplex.with_farewells() };
         let meter = Meter::new(context, session, index);
         let (held, throttle) = ([Held::Nothing, Held::Nothing], Throttle::of(room, context.random()));
         Self { context, session, meter, client, endpoint, duplex, held, allowance: 0, throttle }
@@ -218,7 +220,7 @@ impl<'a, W: Way> Pump<'a, W> {
                 match self.way(direction.sink()).poll_shutdown(cx) {
                     Poll::Pending => return false,
                     Poll::Ready(Ok(())) => self.duplex.shut(direction),
-                    Poll::Ready(Err(_)) => self.duplex.sink_failed(direction, now),
+                    Poll::Ready(Err(_)) => self.duplex.shut_failed(direction, now),
                 }
                 true
             }
