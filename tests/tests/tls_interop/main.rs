@@ -10,8 +10,10 @@ mod peers;
 mod postgres;
 mod redis;
 mod resumption;
+mod rotation;
 mod scanners;
 mod server_first;
+mod strangers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
