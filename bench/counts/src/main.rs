@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use floodway_balance::{Admin, Algorithm, EndpointSpec, Flow, Health, Picker, Pool, PoolSpec, Tried, hash};
 use floodway_flow::{Direction, Duplex, Permits, Step, Timeouts};
-use floodway_runtime::{Bytes, Lanes};
+use floodway_runtime::{BothWays, Lanes};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -68,7 +68,7 @@ fn round_trip(times: u64) {
 
 /// What is counted of a message there and back: by listener and pool, and by endpoint.
 fn metrics_update(times: u64) {
-    let (traffic, serving) = (Lanes::<Bytes>::new(2), Lanes::<Bytes>::new(2));
+    let (traffic, serving) = (Lanes::<BothWays>::new(2), Lanes::<BothWays>::new(2));
     for i in 0..times {
         for direction in Direction::BOTH {
             for lanes in [&traffic, &serving] {
@@ -83,8 +83,8 @@ fn metrics_update(times: u64) {
 fn permit(times: u64) {
     let permits = Permits::new(1000);
     for _ in 0..times {
-        if black_box(permits.take()) {
-            black_box(permits.give_back());
+        if black_box(permits.take(2)) {
+            black_box(permits.give_back(2));
         }
     }
 }

@@ -358,12 +358,20 @@ struct ExplainQuery {
     sni: Option<String>,
     /// With commas between.
     alpn: Option<String>,
+    #[serde(default)]
+    udp: bool,
+    /// In hexadecimal.
+    token: Option<String>,
 }
 
 async fn explain(State(api): State<Api>, Extension(by): By, Query(query): Query<ExplainQuery>) -> Response {
-    let ExplainQuery { listener, source, port, sni, alpn } = query;
+    let ExplainQuery { listener, source, port, sni, alpn, udp, token } = query;
     let alpn: Vec<&str> = alpn.iter().flat_map(|all| all.split(',')).collect();
-    let question = Question::new(source, port, sni.as_deref(), &alpn);
+    let token = match token.as_deref().map(floodway_config::hex).transpose() {
+        Ok(token) => token,
+        Err(why) => return said(error(400, &format!("`token`: {why}"))),
+    };
+    let question = Question { token, is_datagram: udp, ..Question::new(source, port, sni.as_deref(), &alpn) };
     said(api.ask(Call::Explain { listener, question }, by).await)
 }
 

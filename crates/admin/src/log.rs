@@ -135,6 +135,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     source: String,
+    protocol: &'static str,
     #[serde(flatten)]
     told: Option<Told>,
     /// The name in the ClientHello.
@@ -146,6 +147,10 @@ struct Line<'a> {
     reason: Option<&'static str>,
     bytes_in: u64,
     bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datagrams_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datagrams_out: Option<u64>,
     duration_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_seconds: Option<f64>,
@@ -240,12 +245,15 @@ impl<'a> Line<'a> {
             endpoint: record.endpoint.map(|e| e.name.as_str()),
             address: record.place.map(|at| at.to_string()).or_else(|| Some(record.endpoint?.address.to_string())),
             source: record.source.to_string(),
+            protocol: if record.is_datagrams { "udp" } else { "tcp" },
             told: record.known.and_then(|known| known.introduction.as_ref()).map(Told::new),
             sni: record.known.and_then(|known| known.server_name()),
             tls: record.known.and_then(|known| known.tls.as_ref()).map(Tls::new),
             reason,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
+            datagrams_in: record.is_datagrams.then_some(record.datagrams.0),
+            datagrams_out: record.is_datagrams.then_some(record.datagrams.1),
             duration_seconds: rounded(record.age),
             connect_seconds: record.connect.map(rounded),
             retries: record.retries,

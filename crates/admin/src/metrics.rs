@@ -125,13 +125,26 @@ fn sessions(out: &mut Out<'_>, snapshot: &Snapshot, now: Duration) -> Result<(),
             .map(|(d, n)| ([*listener, *pool, ("direction", d)], n))
     });
     out.counter("bytes", "Bytes passed on; advances during sessions", bytes)?;
+    let takes_datagrams = |name: &str| snapshot.listeners.iter().any(|l| l.name == name && l.kernel_drops().is_some());
+    let datagrams = all.iter().filter(|([(_, listener), _], _)| takes_datagrams(listener));
+    let datagrams = datagrams.flat_map(|([listener, pool], t)| {
+        [("to_endpoint", t.datagrams.0), ("to_client", t.datagrams.1)]
+            .map(|(d, n)| ([*listener, *pool, ("direction", d)], n))
+    });
+    out.counter("datagrams", "Datagrams passed on; advances during flows", datagrams)?;
     let rejected = snapshot.listeners.iter().flat_map(|l| {
         Rejection::ALL
             .into_iter()
             .map(|why| ([("listener", l.name.as_str()), ("reason", why.as_str())], l.rejected(why)))
     });
-    out.counter("rejected", "Connections turned away before they became sessions", rejected)?;
+    out.counter("rejected", "Connections turned away before they became sessions, and datagrams dropped", rejected)?;
     let named = || snapshot.listeners.iter().map(|l| ([("listener", l.name.as_str())], l));
+    let dropped = named().filter_map(|(l, of)| Some((l, of.kernel_drops()?)));
+    out.counter(
+        "kernel_dropped_datagrams",
+        "Datagrams that the kernel dropped: the buffer of a socket was full",
+        dropped,
+    )?;
     let held = named().filter_map(|(l, of)| Some((l, f64::from(of.tarpitted()?))));
     out.gauge("tarpitted", "Connections that were turned away and are held", held)?;
     let bans = named().map(|(l, of)| (l, of.bans().iter().filter(|ban| ban.is_on(now)).count() as f64));

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use floodway_config::{Config, ObjectKind, Op, Plan};
-use floodway_net::TcpFacts;
+use floodway_net::{Place, TcpFacts};
 use floodway_runtime::{
     Ban, ByHand, CertificateState, Endpoint, EndpointName, EndpointState, Explained, Fate, Pool, Question,
     SessionDetail, SessionInfo, Shared, Snapshot, SourceState,
@@ -14,10 +14,14 @@ use time::format_description::well_known::Rfc3339;
 
 /// What `status` says. `places` is each listener's name and where it listens.
 #[must_use]
-pub fn status(shared: &Shared, places: &[(String, String)], needs_restart: &[String]) -> Value {
+pub fn status(shared: &Shared, places: &[(String, Place)], needs_restart: &[String]) -> Value {
     let snapshot = shared.snapshot();
     let listeners = snapshot.listeners.iter().map(|l| {
-        let bind: Vec<&str> = places.iter().filter(|(name, _)| *name == l.name).map(|(_, at)| at.as_str()).collect();
+        let shown = |at: &Place| match at {
+            Place::Udp(..) => format!("{at}/udp"),
+            Place::Tcp(..) | Place::Unix(_) => at.to_string(),
+        };
+        let bind: Vec<String> = places.iter().filter(|(name, _)| *name == l.name).map(|(_, at)| shown(at)).collect();
         let sessions: u64 = l.traffic().map(|(_, totals)| totals.active).sum();
         let now = shared.now();
         let bans: Vec<Value> = l.bans().iter().filter(|ban| ban.is_on(now)).map(|ban| banned(ban, now)).collect();
@@ -147,12 +151,15 @@ pub fn session(session: &SessionInfo) -> Value {
         "endpoint": session.endpoint.as_ref().map(|(name, _)| name),
         "address": session.place.map(|at| at.to_string()).or_else(|| Some(session.endpoint.as_ref()?.1.to_string())),
         "source": session.source.to_string(),
+        "protocol": if session.is_datagrams { "udp" } else { "tcp" },
         "age_seconds": seconds(session.age),
         "idle_seconds": seconds(session.idle),
         "connect_seconds": session.connect.map(seconds),
         "retries": session.retries,
         "bytes_in": session.bytes_in,
         "bytes_out": session.bytes_out,
+        "datagrams_in": session.is_datagrams.then_some(session.datagrams.0),
+        "datagrams_out": session.is_datagrams.then_some(session.datagrams.1),
         "generation": session.generation,
     })
 }

@@ -8,6 +8,7 @@ mod pool;
 mod process;
 mod route;
 mod tls;
+mod udp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub(crate) fn build(
     builder.warn_of_unused_certificates(root, &listeners, &pools);
     builder.warn_of_names_not_looked_for(root, &listeners, &pools);
     builder.refuse_ports_that_cannot_follow(&listeners, &pools);
+    builder.refuse_what_datagrams_cannot_reach(&listeners, &pools);
     let metrics = builder.build_metrics(root, &listeners);
     let log = builder.build_log(root);
     let runtime = builder.build_runtime(root, &listeners);

@@ -56,6 +56,8 @@ pub(crate) enum Leaf {
     ServerName,
     /// A port, or a range of them.
     Ports,
+    /// Places of bytes, the last one included.
+    Range,
     /// Of a route.
     Priority,
     /// `stdout`, `stderr` or a file's path.
@@ -129,6 +131,7 @@ impl Leaf {
             Self::Alpn => scalar::alpn(text),
             Self::ServerName => server_name(text),
             Self::Ports => scalar::ports(text).map(drop),
+            Self::Range => scalar::range(text).map(drop),
             Self::Priority => scalar::priority(text).map(drop),
             Self::Or(words, _) if words.contains(&text) => Ok(()),
             Self::Or(words, leaf) => leaf.check(text).map_err(|f| or_words(f, words)),
@@ -156,6 +159,7 @@ impl Leaf {
             Self::Sni => SniPattern::parse(text).ok().map(|name| name.to_string()),
             Self::ServerName => Some(text.to_ascii_lowercase()),
             Self::Ports => scalar::ports(text).ok().map(show_ports),
+            Self::Range => scalar::range(text).ok().map(|range| format!("{range:?}")),
             Self::Priority => scalar::priority(text).ok().map(|n| n.to_string()),
             Self::Or(words, leaf) if !words.contains(&text) => Some(leaf.meaning(text)),
             _ => None,
@@ -195,6 +199,7 @@ impl Leaf {
             Self::Alpn => "application protocol".into(),
             Self::ServerName => "name or IP address".into(),
             Self::Ports => "port or range of ports".into(),
+            Self::Range => "range of bytes".into(),
             Self::Priority => "number".into(),
             Self::Output => "`stdout`, `stderr` or a path".into(),
             Self::Path => "path".into(),
@@ -211,6 +216,7 @@ impl Leaf {
             Self::Alpn => whole("[^,\\s]{1,255}"),
             Self::ServerName => whole("[a-zA-Z0-9_.:-]+"),
             Self::Ports => whole("\\d+(?:-\\d+)?"),
+            Self::Range => whole("\\d+(?:-\\d+)?"),
             Self::Priority => whole("-?\\d+"),
             Self::HostPort => whole(".+:\\d+"),
             Self::HostName => whole("[a-zA-Z0-9_.-]+"),

@@ -39,6 +39,14 @@ pub use schema::{keys_markdown, schema};
 pub use source::{Sources, Span};
 pub use spec::*;
 
+/// Bytes as they are written in a configuration: `50494e47`, `50 49 4e 47`.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub fn hex(text: &str) -> Result<Vec<u8>, String> {
+    scalar::hex(text).map_err(|fault| fault.what)
+}
+
 /// Everything from text to configuration: loads, shapes and builds.
 ///
 /// # Errors

@@ -143,6 +143,26 @@ pub(crate) fn ports(text: &str) -> Result<(u16, u16), Fault> {
     }
 }
 
+/// Most bytes of a token.
+const MOST_TOKEN: u64 = 32;
+
+/// `0-7`, `4`: places of bytes, the last one included.
+pub(crate) fn range(text: &str) -> Result<(u16, u16), Fault> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let place = |t: &str| integer(t, 0, 65_506).ok().and_then(|n| u16::try_from(n).ok());
+    match (place(first), place(last)) {
+        (Some(first), Some(last)) if first > last => {
+            fault("a range that ends before it begins", format!("write {last}-{first}"))
+        }
+        (Some(first), Some(last)) if u64::from(last - first) >= MOST_TOKEN => fault(
+            format!("more than {MOST_TOKEN} bytes"),
+            format!("write a range of at most {MOST_TOKEN} bytes, like 0-7"),
+        ),
+        (Some(first), Some(last)) => Ok((first, last)),
+        _ => fault("no range of bytes", "write the first and the last byte, from 0: 0-7"),
+    }
+}
+
 /// `10`, `-1`: which of two goes first.
 pub(crate) fn priority(text: &str) -> Result<i32, Fault> {
     const MOST: u64 = 1_000_000;

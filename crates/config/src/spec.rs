@@ -54,7 +54,7 @@ impl Config {
             .iter()
             .any(|p| p.connect_from == ConnectFrom::Client || p.tcp.as_ref().is_some_and(|tcp| marks(&tcp.options)))
             || self.listeners.iter().any(|l| {
-                marks(&l.tcp.options) || l.bind.iter().any(|b| matches!(b, Bind::Tcp { transparent: true, .. }))
+                marks(&l.tcp.options) || l.bind.iter().any(|b| matches!(b, Bind::Ip { transparent: true, .. }))
             })
     }
 }
@@ -82,6 +82,10 @@ pub struct Listener {
     pub name: String,
     /// At least one.
     pub bind: Vec<Bind>,
+    /// What it speaks.
+    pub protocols: Protocols,
+    /// How datagrams make flows, if it takes any.
+    pub udp: Option<Udp>,
     /// By the client's address.
     pub access: Access,
     /// By the socket's address.
@@ -136,6 +140,60 @@ impl Listener {
         }
         found
     }
+}
+
+/// What a listener speaks: at least one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// TCP, or streams of unix sockets.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+}
+
+/// How datagrams make flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// What makes one flow.
+    pub key: DatagramKey,
+    /// Without a datagram either way; `None` is never.
+    pub idle: Option<Duration>,
+    /// Datagrams of a client after which the next one begins a flow of its own.
+    pub requests: Option<u32>,
+    /// Answers to each datagram of a client after which the flow ends.
+    pub responses: Option<u32>,
+    /// Whether an unconfirmed client is sent no more than three times what it sent.
+    pub guards_amplification: bool,
+    /// Bytes of the kernel's buffers; `None` is what we think right.
+    pub receive_buffer: Option<u32>,
+    /// The same for what clients are sent.
+    pub send_buffer: Option<u32>,
+}
+
+/// What makes one flow of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramKey {
+    /// The client's address and port.
+    Source,
+    /// The client's address.
+    SourceIp,
+    /// Bytes of each datagram.
+    Token(Token),
+}
+
+/// Bytes of a datagram that tell whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The first of them, from 0.
+    pub first: u16,
+    /// The last of them; at most 31 more than the first.
+    pub last: u16,
+    /// Whether they are counted from the end.
+    pub is_from_end: bool,
+    /// Whether endpoints get datagrams without them.
+    pub is_stripped: bool,
+    /// Whether a datagram that is too short belongs to a flow of its source; else it is dropped.
+    pub else_source: bool,
 }
 
 /// One rule of a listener.
@@ -299,8 +357,8 @@ pub enum StartTls {
 /// One address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// TCP.
-    Tcp {
+    /// By IP.
+    Ip {
         /// Address and ports.
         address: BindAddress,
         /// Whether the address may be one that the machine does not have (yet).
@@ -334,6 +392,8 @@ pub struct PerSource {
     pub rate: Option<(u32, Duration)>,
     /// Bytes a second each way.
     pub bandwidth: Option<u64>,
+    /// Datagrams in a time.
+    pub datagrams: Option<(u32, Duration)>,
     /// What counts as one source.
     pub prefix: SourcePrefix,
     /// Who is not counted.
@@ -500,6 +560,8 @@ pub enum SendProxy {
         tlvs: Option<Vec<u8>>,
         /// Whether with a CRC32c.
         checksum: bool,
+        /// Whether only the first datagram of a UDP flow bears it, and not every one.
+        first_only: bool,
     },
 }
 
@@ -552,6 +614,8 @@ pub enum Places {
 /// What a flow is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowKey {
+    /// What the protocol has: the client's address for TCP, for UDP what makes a flow.
+    Usual,
     /// The client's address and port.
     Source,
     /// So many bits of the client's address.

@@ -7,6 +7,7 @@ mod discovery;
 mod health;
 mod routes;
 mod tls;
+mod udp;
 
 use discovery::DISCOVERY;
 use health::HEALTH;
@@ -172,7 +173,7 @@ pub(crate) static LISTENER: Section = Section {
     what: "listener",
     keys: &[
         Key::new("bind", List(&Kind::Bind(&BIND)), "Addresses to listen on.").required(),
-        Key::new("protocol", List(&Kind::Leaf(Word(&["tcp"], &["udp"]))), "What is spoken.").or("tcp"),
+        Key::new("protocol", List(&Kind::Leaf(Word(&["tcp", "udp"], &[]))), "What is spoken: `tcp`, `udp`, or both.").or("tcp"),
         Key::new("access", Kind::Section(&ACCESS), "Which clients may connect, by the client's address. `allow` alone denies the rest; the longest prefix wins.").or("{}"),
         Key::new("peer_access", Kind::Section(&ACCESS), "Which peers may connect, by the socket's address.").or("{}"),
         Key::new("limits", Kind::Section(&LISTENER_LIMITS), "How much at a time.").or("{}"),
@@ -200,7 +201,7 @@ pub(crate) static LISTENER: Section = Section {
             "What becomes of a connection that `access` or a limit turns away.",
         )
         .or("reject"),
-        Key::later("udp", "What one UDP flow is."),
+        Key::new("udp", Kind::Section(&udp::UDP), "What one UDP flow is, and how it ends."),
         Key::later("http", "Speaks HTTP."),
         Key::later("policies", "Rules for HTTP."),
     ],
@@ -288,7 +289,11 @@ static ACCESS: Section = section(
 static LISTENER_LIMITS: Section = section(
     "a listener's `limits`",
     &[
-        Key::new("sessions", Kind::Leaf(MANY), "Most sessions at a time; one more is reset and counted."),
+        Key::new(
+            "sessions",
+            Kind::Leaf(MANY),
+            "Most sessions at a time; one more is reset and counted. For UDP, flows: a new one takes the place of the oldest that nobody has confirmed.",
+        ),
         Key::new("per_source", Kind::Section(&PER_SOURCE), "For each source."),
         Key::new("rate", Kind::Leaf(Rate), "Most new connections in a time; one more is reset and counted."),
         Key::new("bandwidth", Kind::Leaf(Bandwidth), "Most bytes in a time, each way; sessions wait."),
@@ -304,7 +309,11 @@ static PER_SOURCE: Section = section(
         Key::new("exempt", List(&Kind::Leaf(Prefix)), "Ranges or names of lists that are not counted."),
         Key::new("rate", Kind::Leaf(Rate), "Most new sessions of one source in a time."),
         Key::new("bandwidth", Kind::Leaf(Bandwidth), "Most bytes of one source in a time, each way."),
-        Key::later("datagrams", "Most datagrams of one source in a time."),
+        Key::new(
+            "datagrams",
+            Kind::Leaf(Rate),
+            "Most datagrams of one source in a time; more are dropped and counted. For UDP.",
+        ),
     ],
 );
 
@@ -324,7 +333,12 @@ static SOURCE_PREFIX: Section = section(
 static CLIENT_TIMEOUTS: Section = section(
     "a listener's `timeouts`",
     &[
-        IDLE.or("1h"),
+        Key::new(
+            "idle",
+            Kind::Leaf(Or(&["auto", "off"], &Time)),
+            "Without a byte either way; `auto` is 1h for TCP and 60s for UDP.",
+        )
+        .or("auto"),
         HALF_CLOSE.or("30s"),
         LIFETIME.or("off"),
         Key::new(
@@ -423,6 +437,12 @@ static SEND_PROXY_2: Section = section(
             "What is passed on of what the client's proxy told, or of its TLS: `authority`, `alpn`, `unique_id` (made where none came), `ssl`, `netns`, a type of one's own like `0xE0`, or `all`.",
         ),
         Key::new("checksum", Kind::Leaf(Switch), "With a CRC32c over the header.").or("off"),
+        Key::new(
+            "datagrams",
+            Kind::Leaf(Word(&["every", "first"], &[])),
+            "Which datagrams of a UDP flow bear the header.",
+        )
+        .or("every"),
     ],
 );
 
@@ -542,7 +562,11 @@ static BALANCE: &[Key] = &[
 static MAGLEV: Section = section(
     "`maglev`",
     &[
-        Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip"),
+        Key::new(
+            "key",
+            Choice(FLOW_KEY),
+            "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
+        ),
         Key::new(
             "slots",
             Kind::Leaf(Integer(2, 10_000_000)),
@@ -552,13 +576,23 @@ static MAGLEV: Section = section(
     ],
 );
 
-static RENDEZVOUS: Section =
-    section("`rendezvous`", &[Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip")]);
+static RENDEZVOUS: Section = section(
+    "`rendezvous`",
+    &[Key::new(
+        "key",
+        Choice(FLOW_KEY),
+        "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
+    )],
+);
 
 static RING_HASH: Section = section(
     "`ring_hash`",
     &[
-        Key::new("key", Choice(FLOW_KEY), "What a flow is known by.").or("source_ip"),
+        Key::new(
+            "key",
+            Choice(FLOW_KEY),
+            "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
+        ),
         Key::new(
             "load_bound",
             Kind::Leaf(Or(OFF, &Integer(101, 10_000))),
@@ -804,9 +838,13 @@ pub(crate) const REASONS: &[&str] = &[
     "closed_by_admin",
     "internal_error",
     "endpoint_down",
+    "unreachable",
+    "completed",
+    "overload",
 ];
 
-const LATER_REASONS: &[&str] = &["sniff_timeout", "overload", "proxy_error", "tls_error", "unreachable", "completed"];
+/// These turn somebody away before there is a session to record.
+const LATER_REASONS: &[&str] = &["sniff_timeout", "proxy_error", "tls_error"];
 
 static SESSION_LOG: Section = section(
     "`sessions`",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Commands of the contract that a later version brings: refused by name.
-pub(crate) const LATER: &[&str] = &["udp", "top", "ban"];
+pub(crate) const LATER: &[&str] = &["top"];
 
 /// A Layer-4 load balancer: the front door of databases, game servers and TCP services.
 #[derive(Debug, Parser)]
@@ -25,7 +25,9 @@ pub(crate) enum Command {
     /// Run in the foreground: log to stderr, sessions to stdout
     Run(RunArgs),
     /// Balance TCP without a file: the quick front door
-    Tcp(TcpArgs),
+    Tcp(FrontArgs),
+    /// Balance UDP without a file
+    Udp(UdpArgs),
     /// Report every problem of a configuration, or "ok"; opens no socket
     Check(CheckArgs),
     /// Print the effective configuration: defaults filled in, each value with its origin, secrets masked
@@ -97,7 +99,7 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct TcpArgs {
+pub(crate) struct FrontArgs {
     /// Where to listen
     #[arg(
         value_name = "BIND",
@@ -129,6 +131,21 @@ pub(crate) struct TcpArgs {
     /// How the logs are written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log: LogFormat,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UdpArgs {
+    #[command(flatten)]
+    pub(crate) front: FrontArgs,
+    /// Answers to each datagram after which a flow ends: 1 for DNS
+    #[arg(long, value_name = "N")]
+    pub(crate) responses: Option<u32>,
+    /// Datagrams of a client after which the next one begins a new flow
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u32>,
+    /// How long a flow may be silent [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) idle: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -361,6 +378,12 @@ pub(crate) struct ExplainArgs {
     /// A protocol in its ClientHello; may be given several times
     #[arg(long, value_name = "PROTOCOL")]
     pub(crate) alpn: Vec<String>,
+    /// By a datagram, where the listener takes connections as well
+    #[arg(long)]
+    pub(crate) udp: bool,
+    /// The token that a datagram bears, in hexadecimal
+    #[arg(long, value_name = "HEX")]
+    pub(crate) token: Option<String>,
     /// In the running process, with health and loads, instead of what a fresh one would do
     #[arg(long)]
     pub(crate) live: bool,

@@ -3,10 +3,10 @@
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod front;
 pub(crate) mod live;
 pub(crate) mod reference;
 pub(crate) mod run;
-pub(crate) mod tcp;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;

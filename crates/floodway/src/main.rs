@@ -48,7 +48,8 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => commands::run::run(&args),
-        Command::Tcp(args) => commands::tcp::run(&args),
+        Command::Tcp(args) => commands::front::run(&args),
+        Command::Udp(args) => commands::front::run_udp(&args),
         Command::Check(args) => commands::check::run(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Demo(args) => commands::demo::run(&args),

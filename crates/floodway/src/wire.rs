@@ -9,7 +9,9 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use floodway_admin::{Api, Door, Http, Logs, SessionWriter};
 use floodway_config::{AdminAccess, BindAddress, Checked, Config};
-use floodway_net::{Inherited, ListenOptions, SocketFile, become_user, bind_unix, raise_open_files, set_access};
+use floodway_net::{
+    Inherited, ListenOptions, SocketFile, Transport, become_user, bind_unix, raise_open_files, set_access,
+};
 use floodway_runtime::{KeyLogFile, Running, Server, TcpRelay};
 use sd_notify::NotifyState;
 use tokio::runtime::LocalRuntime;
@@ -226,7 +228,7 @@ impl Side {
     }
 
     fn tcp(&mut self, address: BindAddress, inherited: &mut Inherited) -> anyhow::Result<TcpListener> {
-        let found = inherited.take_tcp("", address.ip, address.first, &ListenOptions::default());
+        let found = inherited.take_ip(Transport::Tcp, "", (address.ip, address.first), &ListenOptions::default());
         let socket = match found.and_then(|bound| bound.sockets.into_iter().next()) {
             Some(socket) => socket.into(),
             None => floodway_admin::bind(address.ip, address.first)?,
@@ -296,8 +298,8 @@ fn serve_admin(door: Door, api: Api, http: Http) -> AbortHandle {
 }
 
 fn announce(running: &Running, is_taken_over: bool) {
-    for (listener, address) in running.places() {
-        tracing::info!(listener, address, "listening");
+    for (listener, place) in running.places() {
+        tracing::info!(listener, address = %place, protocol = place.protocol(), "listening");
     }
     let (_, most) = running.shared().sessions();
     let (_, pipes, _) = running.shared().pipes();

@@ -1,8 +1,8 @@
-//! How many sessions the process can carry.
+//! How many sessions may be carried.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A bounded count of sessions, shared by all workers. Taking one is exact: the limit is never passed.
+/// A bounded count of places for sessions, shared by all workers. Taking some is exact: the limit is never passed.
 #[derive(Debug)]
 pub struct Permits {
     /// Written by control, read by every worker. Relaxed: a permit taken meanwhile was within the old limit.
@@ -19,15 +19,17 @@ impl Permits {
         Self { limit: AtomicU32::new(limit), used: AtomicU32::new(0) }
     }
 
-    /// Takes one, if there is one.
+    /// Takes `count`, if there are so many.
     #[must_use]
-    pub fn take(&self) -> bool {
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < self.limit()).then_some(n + 1)).is_ok()
+    pub fn take(&self, count: u32) -> bool {
+        let taken = |used: u32| used.checked_add(count).filter(|sum| *sum <= self.limit());
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
     }
 
-    /// Gives one back. True if there was none left before: somebody may be waiting.
-    pub fn give_back(&self) -> bool {
-        self.used.fetch_sub(1, Ordering::SeqCst) >= self.limit()
+    /// Gives `count` back. True if somebody may have found too few before.
+    pub fn give_back(&self, count: u32) -> bool {
+        // One that needs two finds too few where one is left.
+        self.used.fetch_sub(count, Ordering::SeqCst) >= self.limit().saturating_sub(1)
     }
 
     /// Taken now.
@@ -55,10 +57,12 @@ mod tests {
     #[test]
     fn the_limit_is_exact_and_the_last_one_back_wakes() {
         let permits = Permits::new(2);
-        assert!(permits.take() && permits.take());
-        assert!(!permits.take());
-        assert!(permits.give_back(), "it was full: wake who waits");
-        assert!(!permits.give_back());
+        assert!(permits.take(1) && permits.take(1));
+        assert!(!permits.take(1));
+        assert!(permits.give_back(1), "it was full: wake who waits");
+        assert!(!permits.take(2), "one is left");
+        assert!(permits.give_back(1), "who needs two found one");
+        assert!(permits.take(2) && permits.give_back(2));
         assert_eq!(permits.used(), 0);
     }
 }

@@ -57,6 +57,12 @@ reasons! {
     InternalError = "internal_error",
     /// Checks took its endpoint out, and `on_down` closes its sessions.
     EndpointDown = "endpoint_down",
+    /// Its datagrams did not reach the endpoint, which said so, and no other could be taken.
+    Unreachable = "unreachable",
+    /// It had as many answers as were agreed.
+    Completed = "completed",
+    /// Nobody had confirmed it when a newcomer needed its place.
+    Overload = "overload",
 }
 
 impl std::fmt::Display for Reason {

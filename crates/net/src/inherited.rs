@@ -19,7 +19,7 @@ use rustix::net::{
 };
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use crate::{Bound, ListenOptions, Place, SocketFile};
+use crate::{Bound, ListenOptions, Place, SocketFile, Transport};
 
 /// Sockets in one message; the kernel takes 253 (SCM_MAX_FD in net/scm.h).
 const SOCKETS_A_MESSAGE: usize = 64;
@@ -46,7 +46,7 @@ struct Held {
 
 impl Inherited {
     /// What the service manager passed (sd_listen_fds(3)): the sockets of a `.socket` unit, or of the store of a process
-    /// that ended. What is no listening stream socket is closed.
+    /// that ended. What listens nowhere is closed.
     #[must_use]
     pub fn from_environment() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -56,7 +56,9 @@ impl Inherited {
         for i in 0..passed.len() {
             let name = names.next().unwrap_or_default();
             let tcp = passed.take_tcp_listener(i).ok().flatten().map(OwnedFd::from);
-            let socket = tcp.or_else(|| passed.take_unix_listener(i).ok().flatten().map(OwnedFd::from));
+            let udp = || passed.take_udp_socket(i).ok().flatten().map(OwnedFd::from);
+            let socket = tcp.or_else(udp);
+            let socket = socket.or_else(|| passed.take_unix_listener(i).ok().flatten().map(OwnedFd::from));
             all.sockets.extend(socket.and_then(|s| Held::new(name.to_owned(), s).ok()));
         }
         all
@@ -74,17 +76,26 @@ impl Inherited {
         self.sockets.iter().map(|held| (held.name.as_str(), &held.place))
     }
 
-    /// All sockets that listen on `ip` and `port` with the interface and the protocol of `options`; `None` is every
+    /// All sockets of `transport` that listen on `ip` and `port` with the interface and the protocol of `options`; `None` is every
     /// address. With port 0: those that bear `name`, of whatever port the first of them has.
     #[must_use]
-    pub fn take_tcp(&mut self, name: &str, ip: Option<IpAddr>, port: u16, options: &ListenOptions) -> Option<Bound> {
+    pub fn take_ip(
+        &mut self,
+        transport: Transport,
+        name: &str,
+        (ip, port): (Option<IpAddr>, u16),
+        options: &ListenOptions,
+    ) -> Option<Bound> {
         let is_like = |held: &Held| held.interface == options.interface && held.is_mptcp == options.mptcp;
-        let wanted = self.sockets.iter().find(|held| match held.place {
-            Place::Tcp(at, p) => {
-                is_like(held) && is_same(at, ip) && if port == 0 { held.name == name } else { p == port }
-            }
-            Place::Unix(_) => false,
-        });
+        let is_meant = |held: &&Held| {
+            let at = match (&held.place, transport) {
+                (Place::Tcp(at, p), Transport::Tcp) | (Place::Udp(at, p), Transport::Udp) => Some((*at, *p)),
+                _ => None,
+            };
+            let is_port = |p| if port == 0 { held.name == name } else { p == port };
+            is_like(held) && at.is_some_and(|(at, p)| is_same(at, ip) && is_port(p))
+        };
+        let wanted = self.sockets.iter().find(is_meant);
         let place = wanted?.place.clone();
         let taken: Vec<OwnedFd> =
             self.sockets.extract_if(.., |held| held.place == place && is_like(held)).map(|held| held.socket).collect();
@@ -102,7 +113,7 @@ impl Inherited {
             Place::Unix(at) => {
                 at == path || at.canonicalize().is_ok_and(|at| path.canonicalize().is_ok_and(|p| p == at))
             }
-            Place::Tcp(..) => false,
+            Place::Tcp(..) | Place::Udp(..) => false,
         };
         let taken: Vec<OwnedFd> =
             self.sockets.extract_if(.., |held| is_it(&held.place)).map(|held| held.socket).collect();
@@ -118,20 +129,22 @@ impl Held {
     /// Asks the socket what it is, and makes it fit for an event loop.
     fn new(name: String, socket: OwnedFd) -> io::Result<Self> {
         let about = SockRef::from(&socket);
-        if about.r#type()? != Type::STREAM || !about.is_listener()? {
+        let is_datagrams = about.r#type()? == Type::DGRAM;
+        if !is_datagrams && (about.r#type()? != Type::STREAM || !about.is_listener()?) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let transport = if is_datagrams { Transport::Udp } else { Transport::Tcp };
         let address = about.local_addr()?;
         let place = match (address.as_socket(), address.as_pathname()) {
             (Some(at), _) if at.ip().is_unspecified() && at.is_ipv6() && !about.only_v6()? => {
-                Place::Tcp(None, at.port())
+                transport.place(None, at.port())
             }
-            (Some(at), _) => Place::Tcp(Some(at.ip()), at.port()),
-            (None, Some(path)) => Place::Unix(path.to_path_buf()),
-            (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+            (Some(at), _) => transport.place(Some(at.ip()), at.port()),
+            (None, Some(path)) if !is_datagrams => Place::Unix(path.to_path_buf()),
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let is_tcp = matches!(place, Place::Tcp(..));
-        let interface = if is_tcp { about.device()? } else { None };
+        let interface = if address.as_socket().is_some() { about.device()? } else { None };
         let interface = interface.map(|name| String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned());
         let is_mptcp = is_tcp && about.protocol()? == Some(Protocol::MPTCP);
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
@@ -232,14 +245,14 @@ mod tests {
         assert_eq!(inherited.left().count(), count);
         let options = ListenOptions::default();
         let ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        assert!(inherited.take_tcp("a", None, port, &options).is_none(), "another address");
+        assert!(inherited.take_ip(Transport::Tcp, "a", (None, port), &options).is_none(), "another address");
         let other = ListenOptions { interface: Some("lo".into()), ..ListenOptions::default() };
-        assert!(inherited.take_tcp("a", ip, port, &other).is_none(), "another interface");
-        let bound = inherited.take_tcp("a", ip, 0, &options).unwrap();
+        assert!(inherited.take_ip(Transport::Tcp, "a", (ip, port), &other).is_none(), "another interface");
+        let bound = inherited.take_ip(Transport::Tcp, "a", (ip, 0), &options).unwrap();
         assert_eq!((&bound.place, bound.sockets.len()), (&Place::Tcp(ip, port), 1));
         let listener: TcpListener = bound.sockets.into_iter().next().unwrap().into();
         assert!(listener.accept().is_ok(), "who waited is still there");
-        assert!(inherited.take_tcp("a", ip, port, &options).is_none(), "it is taken");
+        assert!(inherited.take_ip(Transport::Tcp, "a", (ip, port), &options).is_none(), "it is taken");
         assert_eq!(inherited.left().count(), count - 1);
     }
 

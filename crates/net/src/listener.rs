@@ -1,4 +1,4 @@
-//! Listening sockets: a group a listener, one socket a worker.
+//! Listening sockets, of streams and of datagrams: a group a listener, one socket a worker.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,9 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::datagrams;
 use crate::options::{SocketOptions, change, set_transparent};
+use crate::steer::{Steer, steer};
 use crate::tcp_info::FastOpen;
 use crate::{Peer, Socket};
 
@@ -33,8 +35,10 @@ pub struct ListenOptions {
     pub fast_open: Option<u32>,
     /// Multipath TCP.
     pub mptcp: bool,
-    /// Handed down to what is accepted.
+    /// Handed down to what is accepted. For datagrams, those that they have: `None` for a buffer is what we think right.
     pub socket: SocketOptions,
+    /// For datagrams: which socket takes which; `None` leaves that to the kernel, which goes by both addresses and ports.
+    pub steer: Option<Steer>,
 }
 
 /// Why a listener could not be opened.
@@ -71,7 +75,7 @@ impl BindError {
 
 fn forbidden(place: &Place) -> &'static str {
     match place {
-        Place::Tcp(..) => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        Place::Tcp(..) | Place::Udp(..) => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         Place::Unix(_) => "the folder, or the socket that is there, belongs to somebody else",
     }
 }
@@ -81,16 +85,48 @@ fn forbidden(place: &Place) -> &'static str {
 pub enum Place {
     /// TCP; `None` is every address, IPv4 and IPv6.
     Tcp(Option<IpAddr>, u16),
+    /// UDP, in the same way.
+    Udp(Option<IpAddr>, u16),
     /// A unix stream socket.
     Unix(PathBuf),
+}
+
+impl Place {
+    /// What is spoken there.
+    #[must_use]
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            Self::Tcp(..) => "tcp",
+            Self::Udp(..) => "udp",
+            Self::Unix(_) => "unix",
+        }
+    }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(None, port) => write!(f, ":{port}"),
-            Self::Tcp(Some(ip), port) => SocketAddr::new(*ip, *port).fmt(f),
+            Self::Tcp(None, port) | Self::Udp(None, port) => write!(f, ":{port}"),
+            Self::Tcp(Some(ip), port) | Self::Udp(Some(ip), port) => SocketAddr::new(*ip, *port).fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What is spoken over IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    pub(crate) fn place(self, ip: Option<IpAddr>, port: u16) -> Place {
+        match self {
+            Self::Tcp => Place::Tcp(ip, port),
+            Self::Udp => Place::Udp(ip, port),
         }
     }
 }
@@ -105,17 +141,21 @@ pub struct Bound {
 }
 
 impl Bound {
+    fn transport(&self) -> Transport {
+        if matches!(self.place, Place::Udp(..)) { Transport::Udp } else { Transport::Tcp }
+    }
+
     /// Adds sockets until there are `count`. Those that are there stay as they are, with what waits in their queues. The new
-    /// ones are bound and take nothing before [`Bound::set_options`].
+    /// ones are bound; those for streams take nothing before [`Bound::set_options`].
     ///
     /// # Errors
     /// As the system says.
     pub fn grow_silently(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
         while self.sockets.len() < count {
             let more = match &self.place {
-                Place::Tcp(ip, port) => {
+                Place::Tcp(ip, port) | Place::Udp(ip, port) => {
                     let address = SocketAddr::new(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), *port);
-                    open(address, ip.is_none(), options, true)?.into()
+                    open(self.transport(), address, ip.is_none(), options, true)?.into()
                 }
                 Place::Unix(_) => match self.sockets.first() {
                     Some(socket) => socket.try_clone()?,
@@ -134,10 +174,10 @@ impl Bound {
     pub fn grow(&mut self, count: usize, options: &ListenOptions) -> io::Result<()> {
         let there = self.sockets.len();
         let grown = self.grow_silently(count, options);
-        if matches!(self.place, Place::Tcp(..)) {
-            for socket in &self.sockets[there..] {
-                listen(socket, options)?;
-            }
+        match self.place {
+            Place::Tcp(..) => self.sockets[there..].iter().try_for_each(|socket| listen(socket, options))?,
+            Place::Udp(..) if self.sockets.len() > there => steer_group(&self.sockets, options)?,
+            Place::Udp(..) | Place::Unix(_) => {}
         }
         grown
     }
@@ -149,6 +189,10 @@ impl Bound {
     /// As the system says.
     pub fn set_options(&self, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
         let is_tcp = matches!(self.place, Place::Tcp(..));
+        if matches!(self.place, Place::Udp(..)) {
+            let done = self.sockets.iter().try_for_each(|socket| datagrams::change(socket, before, options));
+            return done.and(steer_group(&self.sockets, options));
+        }
         let mut done = Ok(());
         for socket in &self.sockets {
             // A socket that does not know an option listens all the same.
@@ -166,63 +210,80 @@ impl Bound {
 ///
 /// # Errors
 /// Says who must act.
-pub fn bind_tcp(ip: Option<IpAddr>, port: u16, options: &ListenOptions, workers: usize) -> Result<Bound, BindError> {
-    bind_group(ip, port, options, workers, false)
+pub fn bind_ip(
+    transport: Transport,
+    ip: Option<IpAddr>,
+    port: u16,
+    options: &ListenOptions,
+    workers: usize,
+) -> Result<Bound, BindError> {
+    bind_group(transport, (ip, port), options, workers, false)
 }
 
-/// As [`bind_tcp`], beside a socket of this very process that has the address, or a wider or narrower one, and is about to
+/// As [`bind_ip`], beside a socket of this very process that has the address, or a wider or narrower one, and is about to
 /// go: nobody is asked.
 ///
 /// # Errors
 /// Says who must act.
-pub fn bind_tcp_beside(
+pub fn bind_ip_beside(
+    transport: Transport,
     ip: Option<IpAddr>,
     port: u16,
     options: &ListenOptions,
     workers: usize,
 ) -> Result<Bound, BindError> {
-    bind_group(ip, port, options, workers, true)
+    bind_group(transport, (ip, port), options, workers, true)
 }
 
 fn bind_group(
-    ip: Option<IpAddr>,
-    port: u16,
+    transport: Transport,
+    (ip, port): (Option<IpAddr>, u16),
     options: &ListenOptions,
     workers: usize,
     share: bool,
 ) -> Result<Bound, BindError> {
-    match open_group(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none(), port, options, workers, share) {
-        Ok((port, sockets)) => Ok(Bound { place: Place::Tcp(ip, port), sockets }),
+    let open = |ip, both| open_group(transport, SocketAddr::new(ip, port), both, options, (workers, share));
+    match open(ip.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), ip.is_none()) {
+        Ok((port, sockets)) => Ok(Bound { place: transport.place(ip, port), sockets }),
         // A machine without IPv6: every address is every IPv4 address.
         Err(error) if ip.is_none() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             let all = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            let group = open_group(all, false, port, options, workers, share);
-            let (port, sockets) = group.map_err(|e| BindError::new(Place::Tcp(Some(all), port), e))?;
-            Ok(Bound { place: Place::Tcp(Some(all), port), sockets })
+            let group = open(all, false);
+            let (port, sockets) = group.map_err(|e| BindError::new(transport.place(Some(all), port), e))?;
+            Ok(Bound { place: transport.place(Some(all), port), sockets })
         }
-        Err(error) => Err(BindError::new(Place::Tcp(ip, port), error)),
+        Err(error) => Err(BindError::new(transport.place(ip, port), error)),
     }
 }
 
 fn open_group(
-    ip: IpAddr,
+    transport: Transport,
+    address: SocketAddr,
     both: bool,
-    port: u16,
     options: &ListenOptions,
-    workers: usize,
-    share: bool,
+    (workers, share): (usize, bool),
 ) -> io::Result<(u16, Vec<OwnedFd>)> {
-    let first = open(SocketAddr::new(ip, port), both, options, share)?;
-    let bound = first.local_addr()?.as_socket().map_or(port, |a| a.port());
+    let first = open(transport, address, both, options, share)?;
+    let bound = first.local_addr()?.as_socket().map_or(address.port(), |a| a.port());
     first.set_reuse_port(true)?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open(SocketAddr::new(ip, bound), both, options, true)?);
+        sockets.push(open(transport, SocketAddr::new(address.ip(), bound), both, options, true)?);
     }
-    for socket in &sockets {
-        listen(socket, options)?;
+    let sockets: Vec<OwnedFd> = sockets.into_iter().map(OwnedFd::from).collect();
+    match transport {
+        Transport::Tcp => sockets.iter().try_for_each(|socket| listen(socket, options))?,
+        Transport::Udp => steer_group(&sockets, options)?,
     }
-    Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
+    Ok((bound, sockets))
+}
+
+/// Has the kernel choose as `options` say; alone a socket takes everything.
+fn steer_group(sockets: &[OwnedFd], options: &ListenOptions) -> io::Result<()> {
+    match sockets {
+        [first, _, ..] => steer(first, options.steer, sockets.len()),
+        _ => Ok(()),
+    }
 }
 
 /// The length of an accept queue, as listen(2) takes it.
@@ -237,11 +298,24 @@ fn listen(socket: impl AsFd, options: &ListenOptions) -> io::Result<()> {
     Ok(rustix::net::listen(socket, queue(options.backlog))?)
 }
 
-fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -> io::Result<socket2::Socket> {
-    let protocol = if options.mptcp { Protocol::MPTCP } else { Protocol::TCP };
-    let kind = Type::STREAM.nonblocking().cloexec();
+fn open(
+    transport: Transport,
+    address: SocketAddr,
+    both: bool,
+    options: &ListenOptions,
+    share: bool,
+) -> io::Result<socket2::Socket> {
+    let (kind, protocol) = match transport {
+        Transport::Tcp if options.mptcp => (Type::STREAM, Protocol::MPTCP),
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let kind = kind.nonblocking().cloexec();
     let socket = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(protocol))?;
-    socket.set_reuse_address(true)?;
+    if transport == Transport::Tcp {
+        // For datagrams it would share the address with strangers.
+        socket.set_reuse_address(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(!both)?;
         if options.freebind {
@@ -257,7 +331,10 @@ fn open(address: SocketAddr, both: bool, options: &ListenOptions, share: bool) -
     if share {
         socket.set_reuse_port(true)?;
     }
-    options.socket.apply(&socket, address.is_ipv6())?;
+    match transport {
+        Transport::Tcp => options.socket.apply(&socket, address.is_ipv6())?,
+        Transport::Udp => datagrams::prepare(&socket, address, options)?,
+    }
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
 }
@@ -458,20 +535,20 @@ mod tests {
     #[test]
     fn a_group_shares_its_port_and_shuts_strangers_out() {
         let ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let bound = bind_tcp(ip, 0, &options(), 3).unwrap();
+        let bound = bind_ip(Transport::Tcp, ip, 0, &options(), 3).unwrap();
         let Place::Tcp(_, port) = bound.place else { panic!("{:?}", bound.place) };
         assert!(port > 0 && bound.sockets.len() == 3);
         assert!(
-            matches!(bind_tcp(ip, port, &options(), 3), Err(BindError::InUse(_))),
+            matches!(bind_ip(Transport::Tcp, ip, port, &options(), 3), Err(BindError::InUse(_))),
             "the same user, with SO_REUSEPORT"
         );
         drop(bound);
-        assert!(bind_tcp(ip, port, &options(), 1).is_ok());
+        assert!(bind_ip(Transport::Tcp, ip, port, &options(), 1).is_ok());
     }
 
     #[test]
     fn every_address_is_ipv4_and_ipv6() {
-        let bound = bind_tcp(None, 0, &options(), 2).unwrap();
+        let bound = bind_ip(Transport::Tcp, None, 0, &options(), 2).unwrap();
         let Place::Tcp(_, port) = bound.place else { panic!("{:?}", bound.place) };
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
@@ -509,8 +586,8 @@ mod tests {
     #[test]
     fn what_went_wrong_is_said() {
         let ip = Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
-        let error = bind_tcp(ip, 80, &options(), 1).unwrap_err().to_string();
+        let error = bind_ip(Transport::Tcp, ip, 80, &options(), 1).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1:80") && error.contains("freebind"), "{error}");
-        assert!(bind_tcp(ip, 0, &ListenOptions { freebind: true, ..options() }, 1).is_ok());
+        assert!(bind_ip(Transport::Tcp, ip, 0, &ListenOptions { freebind: true, ..options() }, 1).is_ok());
     }
 }

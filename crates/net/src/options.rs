@@ -56,8 +56,19 @@ pub struct EndpointOptions {
 }
 
 impl EndpointOptions {
+    /// Sets them on a stream socket that is to be connected to `to`.
     pub(crate) fn apply(&self, socket: &Socket, to: SocketAddr) -> io::Result<()> {
         self.socket.apply(socket, to.is_ipv6())?;
+        self.apply_interface(socket)
+    }
+
+    /// As [`EndpointOptions::apply`], those that a socket for datagrams has.
+    pub(crate) fn apply_to_datagrams(&self, socket: &Socket, to: SocketAddr) -> io::Result<()> {
+        self.socket.apply_to_any(socket, to.is_ipv6())?;
+        self.apply_interface(socket)
+    }
+
+    fn apply_interface(&self, socket: &Socket) -> io::Result<()> {
         if let Some(interface) = &self.interface {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("interface {interface}: {error}"));
             socket.bind_device(Some(interface.as_bytes())).map_err(named)?;
@@ -79,12 +90,6 @@ impl SocketOptions {
         if let Some(timeout) = self.user_timeout {
             socket.set_tcp_user_timeout(Some(timeout))?;
         }
-        if let Some(bytes) = self.send_buffer {
-            socket.set_send_buffer_size(bytes as usize)?;
-        }
-        if let Some(bytes) = self.receive_buffer {
-            socket.set_recv_buffer_size(bytes as usize)?;
-        }
         if let Some(name) = &self.congestion {
             let named = |error: io::Error| io::Error::new(error.kind(), format!("congestion control {name}: {error}"));
             socket.set_tcp_congestion(name.as_bytes()).map_err(named)?;
@@ -92,15 +97,26 @@ impl SocketOptions {
         if let Some(bytes) = self.mss {
             socket.set_tcp_mss(bytes)?;
         }
+        if let Some(bytes) = self.notsent_lowat {
+            socket.set_tcp_notsent_lowat(bytes)?;
+        }
+        self.apply_to_any(socket, is_ipv6)
+    }
+
+    /// Those that sockets of streams and of datagrams have alike.
+    pub(crate) fn apply_to_any(&self, socket: &Socket, is_ipv6: bool) -> io::Result<()> {
+        if let Some(bytes) = self.send_buffer {
+            socket.set_send_buffer_size(bytes as usize)?;
+        }
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes as usize)?;
+        }
         if let Some(class) = self.dscp {
             set_class(socket, class, is_ipv6)?;
         }
         if let Some(mark) = self.mark {
             let hint = |error: io::Error| io::Error::new(error.kind(), format!("mark: {error} (CAP_NET_ADMIN)"));
             socket.set_mark(mark).map_err(hint)?;
-        }
-        if let Some(bytes) = self.notsent_lowat {
-            socket.set_tcp_notsent_lowat(bytes)?;
         }
         Ok(())
     }

@@ -31,6 +31,15 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// The IP address with its port, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix => None,
+        }
+    }
+
     /// The IP address, if it is one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
@@ -319,7 +328,7 @@ pub enum From {
 impl From {
     /// The port is chosen with the connect, when the other side is known: each may have all ports (IP_BIND_ADDRESS_NO_PORT,
     /// ip(7)).
-    fn bind(self, socket: &socket2::Socket, to: SocketAddr) -> io::Result<()> {
+    pub(crate) fn bind(self, socket: &socket2::Socket, to: SocketAddr) -> io::Result<()> {
         let ip = match self {
             Self::Any => return Ok(()),
             Self::Own(ip) | Self::Foreign(ip) => ip,

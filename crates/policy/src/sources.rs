@@ -173,6 +173,20 @@ impl SourceLimits {
         Ok(Some(Held { source, bucket }))
     }
 
+    /// Counts something that `address` does at `now` and that lasts no time. False if that is more than its source may in a time:
+    /// then nothing changed.
+    #[must_use]
+    pub fn pass(&self, address: IpAddr, now: Duration) -> bool {
+        match self.enter(address, now) {
+            Ok(Some(held)) => {
+                self.leave(held);
+                true
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
     /// A session ended.
     pub fn leave(&self, held: Held) {
         let hash = self.table.key.hash(held.source);

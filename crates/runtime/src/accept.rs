@@ -1,6 +1,5 @@
 //! One way in: permit, accept, guards, handler.
 
-use std::cell::RefCell;
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -10,19 +9,18 @@ use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
 use floodway_net::{Listening, Peer, Socket};
-use floodway_policy::Refused;
 use tokio::sync::watch;
 
 use crate::counters::Rejection;
 use crate::greeting::{glance, listen_in};
-use crate::handler::{Flow, Handler, Permit, Room};
+use crate::guards::{Comes, comes, may_come, may_still_come};
+use crate::handler::{Finder, Flow, Handler, Permit, Room};
 use crate::introduction::{Introduction, hear};
 use crate::known::Known;
 use crate::relay::end::{End, TLS_BUFFER};
 use crate::routing::{Refusal, Sent, send};
 use crate::session::Arrived;
-use crate::snapshot::Listener;
-use crate::worker::{Context, View};
+use crate::worker::Context;
 
 /// After an error of accept that is not the connection's own.
 const BREATHER: Duration = Duration::from_millis(50);
@@ -57,25 +55,11 @@ pub(crate) enum Closing {
 /// Where connections come in: the listener of the moment.
 struct Entrance<H> {
     context: Rc<Context>,
-    name: Arc<str>,
-    /// The view that it was last found in, and its place there.
-    found: RefCell<Option<(Rc<View>, usize)>>,
+    listener: Finder,
     handler: H,
 }
 
 impl<H: Handler> Entrance<H> {
-    /// The view of now, and the listener's place in it. A listener that is gone takes its last connections as it last was.
-    fn find(&self) -> Option<(Rc<View>, usize)> {
-        let view = self.context.view();
-        let mut found = self.found.borrow_mut();
-        if !found.as_ref().is_some_and(|(known, _)| Rc::ptr_eq(known, &view))
-            && let Some(listener) = view.snapshot.listeners.iter().position(|l| *l.name == *self.name)
-        {
-            *found = Some((view, listener));
-        }
-        found.clone()
-    }
-
     fn accept_one(&self, listening: &Listening, cx: &mut Cx<'_>) -> Accepted {
         let Some(permit) = Permit::take(&self.context) else { return Accepted::Full };
         match listening.poll_accept(cx) {
@@ -92,17 +76,17 @@ impl<H: Handler> Entrance<H> {
     /// Lets a client in, or turns it away.
     fn begin(&self, client: Socket, peer: Peer, permit: Permit) {
         // Not in any configuration yet: control sends a door after the snapshot that names it.
-        let Some((view, listener)) = self.find() else { return client.reset_when_closed() };
+        let Some((view, listener)) = self.listener.find(&self.context) else { return client.reset_when_closed() };
         let mut room = Room::new(view, listener, permit);
         let accepted = self.context.shared.now();
         let arrival = Arrival { client, source: peer, accepted };
         let admitted = comes(room.guards(), peer).and_then(|comes| match comes {
             Comes::Alone => may_come(room.guards(), peer, accepted)
-                .and_then(|()| admit_client(&mut room, peer, accepted))
-                .and_then(|()| admit_session(&mut room))
+                .and_then(|()| room.admit_client(peer, accepted))
+                .and_then(|()| room.admit_session())
                 .map(|()| comes),
             // Before the header is waited for: that takes a place.
-            Comes::ByProxy => admit_session(&mut room).map(|()| comes),
+            Comes::ByProxy => room.admit_session().map(|()| comes),
         });
         match admitted {
             Ok(Comes::Alone) => self.welcome(arrival, room),
@@ -124,7 +108,7 @@ impl<H: Handler> Entrance<H> {
             return;
         }
         let known = hello.map(|hello| Known { hello: Some(hello), ..Known::default() });
-        match send(&room, arrival.source, known.as_ref(), &arrival.client) {
+        match send(room.entry(), arrival.source, known.as_ref(), &arrival.client) {
             Ok(sent) => {
                 let flow = arrival.flow(known.map(Rc::new), sent, room);
                 drop(tokio::task::spawn_local(self.handler.handle(flow)));
@@ -155,7 +139,7 @@ fn flow(
     Sent { route, pool }: Sent,
     room: Room,
 ) -> Flow {
-    Flow { client, arrived: Arrived { source, known, accepted, route, pool }, room }
+    Flow { client, arrived: Arrived { source, is_datagrams: false, known, accepted, route, pool }, room }
 }
 
 /// Serves whoever comes by a proxy, once that has told of the client.
@@ -171,7 +155,7 @@ async fn introduced<H: Handler>(handler: H, mut arrival: Arrival, mut room: Room
     let introduction = Introduction { proxy: arrival.source, header };
     arrival.source = introduction.source();
     let now = room.context().shared.now();
-    match may_still_come(&room, arrival.source, now).and_then(|()| admit_client(&mut room, arrival.source, now)) {
+    match may_still_come(&room, arrival.source, now).and_then(|()| room.admit_client(arrival.source, now)) {
         Ok(()) => {
             let known = Known { introduction: Some(introduction), ..Known::default() };
             welcomed(handler, arrival, room, known).await;
@@ -197,7 +181,7 @@ async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut know
             }
         }
     }
-    let sent = match send(&room, arrival.source, Some(&known), &arrival.client) {
+    let sent = match send(room.entry(), arrival.source, Some(&known), &arrival.client) {
         Ok(sent) => sent,
         Err(refusal) => return refuse(arrival, room, refusal),
     };
@@ -216,8 +200,8 @@ async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut know
             handler.handle(flow(client, (source, accepted), Some(Rc::new(known)), sent, room)).await;
         }
         // The client was told why, and reads it before the end.
-        Ok(Err(error)) => note(room, source, Rejection::TlsError, &error),
-        Err(late) => note(room, source, Rejection::TlsError, &late),
+        Ok(Err(error)) => room.entry().turn_away(source, Rejection::TlsError, &error),
+        Err(late) => room.entry().turn_away(source, Rejection::TlsError, &late),
     }
 }
 
@@ -225,20 +209,13 @@ async fn welcomed<H: Handler>(handler: H, arrival: Arrival, room: Room, mut know
 fn refuse(arrival: Arrival, room: Room, refusal: Refusal) {
     match refusal {
         Refusal::Reset(why) => turn_away(arrival, room, why),
-        Refusal::Close => note(room, arrival.source, Rejection::Route, &"closed"),
+        Refusal::Close => room.entry().turn_away(arrival.source, Rejection::Route, &"closed"),
     }
 }
 
 fn turn_away_for(arrival: Arrival, room: Room, why: Rejection, error: &dyn Display) {
     arrival.client.reset_when_closed();
-    note(room, arrival.source, why, error);
-}
-
-/// A count, and at the most a line for whoever is looking for a fault.
-fn note(room: Room, source: Peer, why: Rejection, error: &dyn Display) {
-    let guards = room.guards();
-    guards.rejections.of(room.context().worker).of(why).add(1);
-    tracing::debug!(listener = guards.name, %source, reason = why.as_str(), %error, "turned away");
+    room.entry().turn_away(arrival.source, why, error);
 }
 
 /// Accepts on one socket until `closing` says otherwise.
@@ -250,7 +227,7 @@ pub(crate) async fn accept_loop<H: Handler>(
     mut closing: watch::Receiver<Closing>,
 ) {
     let shared = Arc::clone(&context.shared);
-    let entrance = Entrance { context, name: listener, found: RefCell::new(None), handler };
+    let entrance = Entrance { context, listener: Finder::new(listener), handler };
     loop {
         tokio::select! {
             biased;
@@ -300,83 +277,16 @@ async fn empty<H: Handler>(entrance: &Entrance<H>, listening: &Listening) {
     }
 }
 
-/// How a client comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comes {
-    /// The socket's address is its own.
-    Alone,
-    /// A proxy will tell.
-    ByProxy,
-}
-
-/// How whoever is at the other end of the socket comes, if it may.
-fn comes(guards: &Listener, peer: Peer) -> Result<Comes, Rejection> {
-    if peer.ip().is_some_and(|ip| !guards.peer_access.allows(ip)) {
-        return Err(Rejection::Denied);
-    }
-    match &guards.accept_proxy {
-        None => Ok(Comes::Alone),
-        // Behind a unix socket there is no address: its file says who may connect.
-        Some(proxies) if peer.ip().is_none_or(|ip| proxies.from.allows(ip)) => Ok(Comes::ByProxy),
-        Some(proxies) if proxies.others_are_plain => Ok(Comes::Alone),
-        Some(_) => Err(Rejection::Denied),
-    }
-}
-
-/// Takes a place of the listener. Places that are taken are given back with the room.
-fn admit_session(room: &mut Room) -> Result<(), Rejection> {
-    if let Some(sessions) = &room.view.snapshot.listeners[room.listener()].sessions {
-        if !sessions.take() {
-            return Err(Rejection::Limit);
-        }
-        room.in_listener = true;
-    }
-    Ok(())
-}
-
-/// Whether the client may come at all.
-fn may_come(guards: &Listener, client: Peer, now: Duration) -> Result<(), Rejection> {
-    let Some(ip) = client.ip() else { return Ok(()) };
-    match () {
-        () if !guards.access.allows(ip) => Err(Rejection::Denied),
-        () if guards.bans.holds(ip, now) => Err(Rejection::Banned),
-        () => Ok(()),
-    }
-}
-
-/// As [`may_come`], by what holds now: who was banned or denied while its header was waited for may not come any more.
-fn may_still_come(room: &Room, client: Peer, now: Duration) -> Result<(), Rejection> {
-    let view = room.context().view();
-    let guards = view.snapshot.listeners.iter().find(|l| l.name == room.guards().name);
-    may_come(guards.map_or(room.guards(), |l| l), client, now)
-}
-
-/// The guards that count clients: first those of the source, so that one that comes too often takes nothing of the others' rate.
-fn admit_client(room: &mut Room, client: Peer, now: Duration) -> Result<(), Rejection> {
-    let guards = &room.view.snapshot.listeners[room.listener()];
-    if let (Some(per_source), Some(ip)) = (&guards.per_source, client.ip()) {
-        room.source = per_source.enter(ip, now).map_err(|why| match why {
-            Refused::Rate => Rejection::PerSourceRate,
-            Refused::Sessions | Refused::Full => Rejection::PerSource,
-        })?;
-    }
-    if guards.rate.as_ref().is_some_and(|(rate, meter)| !meter.take(rate, now)) {
-        return Err(Rejection::Rate);
-    }
-    Ok(())
-}
-
 /// A reset, a count, and at the most a line for whoever is looking for a fault. Where there is a tarpit with room, the reset comes
 /// later.
 fn turn_away(arrival: Arrival, mut room: Room, why: Rejection) {
     room.leave();
+    room.entry().turn_away(arrival.source, why, &"refused");
     let guards = room.guards();
-    guards.rejections.of(room.context().worker).of(why).add(1);
-    tracing::debug!(listener = guards.name, source = %arrival.source, reason = why.as_str(), "turned away");
     arrival.client.reset_when_closed();
     // Half of the process's places are for others, whatever is held.
     let (used, most) = room.context().shared.sessions();
-    if let Some(tarpit) = guards.tarpit.as_ref().filter(|tarpit| used <= most / 2 && tarpit.places.take()) {
+    if let Some(tarpit) = guards.tarpit.as_ref().filter(|tarpit| used <= most / 2 && tarpit.places.take(1)) {
         let places = Arc::clone(&tarpit.places);
         let until = arrival.accepted.saturating_add(tarpit.time);
         tokio::task::spawn_local(async move {
@@ -386,7 +296,7 @@ fn turn_away(arrival: Arrival, mut room: Room, why: Rejection) {
                 tokio::time::sleep(until.saturating_sub(shared.now()).min(TARPIT_LOOK)).await;
             }
             drop((arrival, room));
-            places.give_back();
+            places.give_back(1);
         });
     }
 }

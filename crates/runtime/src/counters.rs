@@ -59,17 +59,18 @@ impl<T> Lanes<T> {
 pub(crate) struct Traffic {
     pub(crate) opened: Count,
     pub(crate) closed: [Count; Reason::ALL.len()],
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: BothWays,
+    pub(crate) datagrams: BothWays,
 }
 
-/// Bytes each way.
+/// Counts of each direction: of bytes, or of datagrams.
 #[derive(Debug, Default)]
-pub struct Bytes {
+pub struct BothWays {
     to_endpoint: Count,
     to_client: Count,
 }
 
-impl Bytes {
+impl BothWays {
     /// Those of `direction`.
     #[must_use]
     pub fn of(&self, direction: Direction) -> &Count {
@@ -93,6 +94,8 @@ pub struct Totals {
     pub to_endpoint: u64,
     /// Bytes passed on to clients.
     pub to_client: u64,
+    /// Datagrams passed on to endpoints, and to clients.
+    pub datagrams: (u64, u64),
 }
 
 impl Lanes<Traffic> {
@@ -107,11 +110,15 @@ impl Lanes<Traffic> {
             closed,
             to_endpoint: self.sum(|t| t.bytes.of(Direction::ToEndpoint).get()),
             to_client: self.sum(|t| t.bytes.of(Direction::ToClient).get()),
+            datagrams: (
+                self.sum(|t| t.datagrams.of(Direction::ToEndpoint).get()),
+                self.sum(|t| t.datagrams.of(Direction::ToClient).get()),
+            ),
         }
     }
 }
 
-/// Why a connection was turned away before it became a session.
+/// Why a connection was turned away before it became a session, or a datagram dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// `access`, `peer_access` or `accept_proxy` says no.
@@ -136,11 +143,23 @@ pub enum Rejection {
     SniffTimeout,
     /// No TLS could be agreed on with it.
     TlsError,
+    /// A datagram: more come from its source than may in a time.
+    PerSourceDatagrams,
+    /// A datagram: it is too short to bear the token that it should.
+    NoToken,
+    /// An answer: it is more than its client, which nobody has confirmed, may be sent.
+    Amplification,
+    /// A datagram: no endpoint of its pool is fit, or there is no way to any.
+    NoEndpoint,
+    /// A datagram: its endpoints, or the process, carry all the flows that they can.
+    Overload,
+    /// A datagram, either way: the kernel did not take it.
+    NotSent,
 }
 
 impl Rejection {
     /// Every rejection, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Denied,
         Self::Banned,
         Self::Limit,
@@ -152,6 +171,12 @@ impl Rejection {
         Self::NoRoute,
         Self::SniffTimeout,
         Self::TlsError,
+        Self::PerSourceDatagrams,
+        Self::NoToken,
+        Self::Amplification,
+        Self::NoEndpoint,
+        Self::Overload,
+        Self::NotSent,
     ];
 
     /// The word for metrics and logs.
@@ -169,11 +194,17 @@ impl Rejection {
             Self::NoRoute => "no_route",
             Self::SniffTimeout => "sniff_timeout",
             Self::TlsError => "tls_error",
+            Self::PerSourceDatagrams => "per_source_datagrams",
+            Self::NoToken => "no_token",
+            Self::Amplification => "amplification",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Overload => "overload",
+            Self::NotSent => "not_sent",
         }
     }
 }
 
-/// Connections turned away by a listener.
+/// Connections and datagrams turned away by a listener.
 #[derive(Debug, Default)]
 pub(crate) struct Rejections([Count; Rejection::ALL.len()]);
 
@@ -231,7 +262,7 @@ impl Failure {
 /// What a worker counts of an endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Serving {
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: BothWays,
     /// Sessions that it answered, or that ended without a fault of its own.
     pub(crate) successes: Count,
     failures: [Count; Failure::ALL.len()],

@@ -14,7 +14,7 @@ use floodway_flow::Reason;
 use floodway_net::{Connecting, From, Peer, Socket, Target};
 
 use crate::counters::Failure;
-use crate::flow_key;
+use crate::flow_key::{self, Incoming};
 use crate::introduction::{header, tell};
 use crate::queue;
 use crate::relay::end::End;
@@ -127,7 +127,15 @@ fn others_wait(session: &Session) -> bool {
 }
 
 /// Picks; where no endpoint of the pool is fit, moves the session to the pool that takes over.
-fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) -> Result<Lease, Reason> {
+///
+/// # Errors
+/// The reason to end the session with: nobody is fit, or everybody is full.
+pub(crate) fn choose(
+    context: &Context,
+    session: &Session,
+    client: &impl Incoming,
+    tried: &Tried,
+) -> Result<Lease, Reason> {
     loop {
         let flow = flow(context, session, client);
         let before = remembered(session, client, flow.now);
@@ -156,13 +164,13 @@ fn choose(context: &Context, session: &Session, client: &Socket, tried: &Tried) 
 }
 
 /// The identity of the endpoint where the client was, if the pool remembers.
-fn remembered(session: &Session, client: &Socket, now: Duration) -> Option<u64> {
+fn remembered(session: &Session, client: &impl Incoming, now: Duration) -> Option<u64> {
     let (key, memory) = session.pool().sticky.as_ref()?;
     memory.find(flow_key::of(*key, session, client)?, now)
 }
 
 /// The client is at endpoint `index` of its pool.
-fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
+pub(crate) fn remember(session: &Session, client: &impl Incoming, index: usize, now: Duration) {
     if let Some((key, memory)) = &session.pool().sticky
         && let Some(key) = flow_key::of(*key, session, client)
         && let Ok(index) = u32::try_from(index)
@@ -171,7 +179,7 @@ fn remember(session: &Session, client: &Socket, index: usize, now: Duration) {
     }
 }
 
-fn flow(context: &Context, session: &Session, client: &Socket) -> Flow {
+fn flow(context: &Context, session: &Session, client: &impl Incoming) -> Flow {
     let (pool, random) = (session.pool(), context.random());
     let key = match pool.balance.algorithm().is_pinned() {
         true => flow_key::of(pool.config.key, session, client).unwrap_or(random),
@@ -202,6 +210,11 @@ fn begin(of: &Registered, index: usize, client: &Socket) -> io::Result<Connectin
         session.told_first(connecting.as_ref().map_or(0, Connecting::sent));
         connecting
     };
+    from_own(session, to, connect)
+}
+
+/// Connects to `to` from the address that the session's pool says: of several from the next, where one has no port left towards it.
+pub(crate) fn from_own<T>(session: &Session, to: SocketAddr, connect: impl Fn(From) -> io::Result<T>) -> io::Result<T> {
     let own = match (&session.pool().config.connect_from, session.source()) {
         (ConnectFrom::Any, _) | (ConnectFrom::Client, Peer::Unix) => return connect(From::Any),
         (ConnectFrom::Client, Peer::Ip(source)) => return connect(From::Foreign(source.ip())),
@@ -253,12 +266,12 @@ async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>)
 }
 
 /// What keeps us from an endpoint without a fault of its own.
-fn ours(what: &str) -> io::Error {
+pub(crate) fn ours(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrNotAvailable, what)
 }
 
 /// The port that the client connected to, moved by `by`.
-fn following_port(session: &Session, client: &Socket, by: u16) -> io::Result<u16> {
+pub(crate) fn following_port(session: &Session, client: &impl Incoming, by: u16) -> io::Result<u16> {
     let port = session.destination(client).and_then(|at| at.port().checked_add(by));
     port.ok_or_else(|| ours("the client came to no port that it could follow"))
 }
@@ -276,7 +289,7 @@ fn original(session: &Session, client: &Socket) -> io::Result<SocketAddr> {
 }
 
 /// What kept us from an endpoint.
-fn failure(error: &io::Error) -> Failure {
+pub(crate) fn failure(error: &io::Error) -> Failure {
     match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::ConnectionRefused, _) => Failure::Refused,
         (io::ErrorKind::TimedOut, _) => Failure::Timeout,
@@ -287,7 +300,7 @@ fn failure(error: &io::Error) -> Failure {
     }
 }
 
-fn note_failure(context: &Context, session: &Session, index: usize, why: Failure, error: &io::Error) {
+pub(crate) fn note_failure(context: &Context, session: &Session, index: usize, why: Failure, error: &io::Error) {
     let endpoint = &session.pool().endpoints[index];
     session.endpoint_failed(context, index, why);
     if why == Failure::Refused {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use floodway_config::{Bind, Config, Listener};
 use floodway_net::{
-    BindError, Bound, Inherited, ListenOptions, Place, SocketFile, bind_tcp, bind_tcp_beside, bind_unix, set_access,
+    BindError, Bound, Inherited, ListenOptions, Place, SocketFile, Transport, bind_ip, bind_ip_beside, bind_unix,
+    set_access,
 };
 
 use crate::StartError;
@@ -31,7 +32,8 @@ pub(crate) struct Door {
 /// What makes two addresses the same socket: all that is fixed once it is bound.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Tcp {
+    Ip {
+        transport: Transport,
         address: String,
         port: u16,
         freebind: bool,
@@ -112,7 +114,7 @@ impl Doors {
                         let bound = bound.map_err(failed)?;
                         let file = match &bound.place {
                             Place::Unix(path) => SocketFile::of(path),
-                            Place::Tcp(..) => None,
+                            Place::Tcp(..) | Place::Udp(..) => None,
                         };
                         (bound, Some(wanted.options), file)
                     }
@@ -126,21 +128,28 @@ impl Doors {
 
     fn open(&self, wanted: &Wanted<'_>, workers: usize, inherited: &Inherited) -> Result<Bound, BindError> {
         match wanted.bind {
-            Bind::Tcp { address, .. } => match bind_tcp(address.ip, wanted.port, &wanted.options, workers) {
-                // In use by ourselves, perhaps: under a wider or a narrower address, or with another option.
-                Err(BindError::InUse(_)) if self.has_port(wanted.port, inherited) => {
-                    bind_tcp_beside(address.ip, wanted.port, &wanted.options, workers)
+            Bind::Ip { address, .. } => {
+                let (transport, ip, port) = (wanted.transport, address.ip, wanted.port);
+                match bind_ip(transport, ip, port, &wanted.options, workers) {
+                    // In use by ourselves, perhaps: under a wider or a narrower address, or with another option.
+                    Err(BindError::InUse(_)) if self.has_port(transport, port, inherited) => {
+                        bind_ip_beside(transport, ip, port, &wanted.options, workers)
+                    }
+                    bound => bound,
                 }
-                bound => bound,
-            },
+            }
             Bind::Unix { path, mode, group, backlog } => bind_unix(path, *mode, group.as_deref(), *backlog, workers),
         }
     }
 
     /// Whether `port` is ours at some address, or was our predecessor's.
-    fn has_port(&self, port: u16, inherited: &Inherited) -> bool {
+    fn has_port(&self, transport: Transport, port: u16, inherited: &Inherited) -> bool {
         let mut places = self.groups.iter().map(|g| &g.bound.place).chain(inherited.left().map(|(_, place)| place));
-        port != 0 && places.any(|place| matches!(place, Place::Tcp(_, p) if *p == port))
+        let is_it = |place: &Place| match (place, transport) {
+            (Place::Tcp(_, p), Transport::Tcp) | (Place::Udp(_, p), Transport::Udp) => *p == port,
+            _ => false,
+        };
+        port != 0 && places.any(is_it)
     }
 
     /// Puts what was prepared for `config` to use, lets go what it does not ask for, and deals all to `workers` workers.
@@ -257,8 +266,9 @@ fn inherit(
     inherited: &mut Inherited,
 ) -> Option<Result<(Bound, Option<SocketFile>), BindError>> {
     match wanted.bind {
-        Bind::Tcp { address, .. } => {
-            let mut bound = inherited.take_tcp(listener, address.ip, wanted.port, &wanted.options)?;
+        Bind::Ip { address, .. } => {
+            let at = (address.ip, wanted.port);
+            let mut bound = inherited.take_ip(wanted.transport, listener, at, &wanted.options)?;
             if let Err(error) = bound.grow_silently(workers, &wanted.options) {
                 tracing::warn!(listener, %error, "not every worker has a socket of its own: some take nothing from it");
             }
@@ -275,33 +285,44 @@ fn inherit(
 struct Wanted<'a> {
     key: Key,
     bind: &'a Bind,
+    /// Streams, for a unix socket.
+    transport: Transport,
     port: u16,
     options: ListenOptions,
 }
 
-/// Every address of `listener`, port by port.
+/// Every address of `listener`, port by port, for each protocol that it speaks.
 fn wanted(listener: &Listener) -> impl Iterator<Item = Wanted<'_>> {
-    listener.bind.iter().flat_map(move |bind| {
+    let transports = [(Transport::Tcp, listener.protocols.tcp), (Transport::Udp, listener.protocols.udp)];
+    let transports = transports.into_iter().filter(|(_, speaks)| *speaks).map(|(transport, _)| transport);
+    let all = listener.bind.iter().flat_map(move |bind| transports.clone().map(move |transport| (bind, transport)));
+    all.flat_map(move |(bind, transport)| {
         let ports = match bind {
-            Bind::Tcp { address, .. } => address.first..=address.last,
+            Bind::Ip { address, .. } => address.first..=address.last,
             Bind::Unix { .. } => 0..=0,
         };
-        let options = &listener.tcp.options;
         ports.map(move |port| {
+            let options = translate::listen_options(listener, transport, bind);
             let key = match bind {
-                Bind::Tcp { address, freebind, transparent, interface, .. } => Key::Tcp {
+                Bind::Ip { address, freebind, transparent, interface, .. } => Key::Ip {
+                    transport,
                     address: address.ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string()),
                     port,
                     freebind: *freebind,
                     transparent: *transparent,
                     interface: interface.clone(),
-                    mptcp: listener.tcp.mptcp,
-                    // A size that was set once cannot be left to the kernel again.
-                    fixed_buffers: (options.send_buffer.is_some(), options.receive_buffer.is_some()),
+                    mptcp: options.mptcp,
+                    // A size that was set once cannot be left to the kernel again; for datagrams we have one of our own.
+                    fixed_buffers: match transport {
+                        Transport::Tcp => {
+                            (options.socket.send_buffer.is_some(), options.socket.receive_buffer.is_some())
+                        }
+                        Transport::Udp => (true, true),
+                    },
                 },
                 Bind::Unix { path, .. } => Key::Unix(path.clone()),
             };
-            Wanted { key, bind, port, options: translate::listen_options(&listener.tcp, bind) }
+            Wanted { key, bind, transport, port, options }
         })
     })
 }

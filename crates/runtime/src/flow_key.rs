@@ -10,14 +10,32 @@ use crate::introduction::Introduction;
 use crate::known::Known;
 use crate::session::Session;
 
-/// The key of a session on the socket `client`; `None` where it has none (a client on a unix socket): then it goes anywhere.
-pub(crate) fn of(key: FlowKey, session: &Session, client: &Socket) -> Option<u64> {
+/// How a client came: over a connection, or by a datagram.
+pub(crate) trait Incoming {
+    /// Where it came to; `None` for a unix socket.
+    fn destination(&self) -> Option<SocketAddr>;
+
+    /// What makes its flow, hashed, if that is not for the connection to say.
+    fn flow(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Incoming for Socket {
+    fn destination(&self) -> Option<SocketAddr> {
+        self.local_address()
+    }
+}
+
+/// The key of a session of who came as `client` says; `None` where it has none (a client on a unix socket): then it goes anywhere.
+pub(crate) fn of(key: FlowKey, session: &Session, client: &impl Incoming) -> Option<u64> {
     of_client(key, session.source(), session.known(), client)
 }
 
-/// The key of a client on the socket `client`.
-pub(crate) fn of_client(key: FlowKey, source: Peer, known: Option<&Known>, client: &Socket) -> Option<u64> {
+/// The key of a client.
+pub(crate) fn of_client(key: FlowKey, source: Peer, known: Option<&Known>, client: &impl Incoming) -> Option<u64> {
     match (key, source) {
+        (FlowKey::Usual, Peer::Ip(source)) => client.flow().or_else(|| of_address(key, source.ip())),
         (FlowKey::Destination, _) => destination(known, client).map(of_socket),
         (FlowKey::ServerName, _) => known?.server_name().map(|name| hash::of(name.as_bytes())),
         (FlowKey::Source, Peer::Ip(source)) => Some(of_socket(source)),
@@ -26,15 +44,19 @@ pub(crate) fn of_client(key: FlowKey, source: Peer, known: Option<&Known>, clien
     }
 }
 
-/// Where a client on the socket `client` connected to; `None` for a unix socket.
-pub(crate) fn destination(known: Option<&Known>, client: &Socket) -> Option<SocketAddr> {
+/// Where a client came to, as far as it is known; `None` for a unix socket.
+pub(crate) fn destination(known: Option<&Known>, client: &impl Incoming) -> Option<SocketAddr> {
     let told = known.and_then(|k| k.introduction.as_ref()).and_then(Introduction::destination);
-    told.or_else(|| client.local_address())
+    told.or_else(|| client.destination())
 }
 
-/// The key of any flow from `ip`, where that is all it depends on.
+/// The key of any stream from `ip`, where that is all it depends on.
 pub(crate) fn of_address(key: FlowKey, ip: IpAddr) -> Option<u64> {
-    let FlowKey::SourceIp { v4, v6 } = key else { return None };
+    let (v4, v6) = match key {
+        FlowKey::SourceIp { v4, v6 } => (v4, v6),
+        FlowKey::Usual => (32, 128),
+        _ => return None,
+    };
     Some(match ip.to_canonical() {
         IpAddr::V4(ip) => {
             hash::of(&(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(v4)).unwrap_or(0)).to_be_bytes())
@@ -45,7 +67,7 @@ pub(crate) fn of_address(key: FlowKey, ip: IpAddr) -> Option<u64> {
     })
 }
 
-fn of_socket(address: SocketAddr) -> u64 {
+pub(crate) fn of_socket(address: SocketAddr) -> u64 {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => {
             let mut bytes = [0; 6];

@@ -1,12 +1,19 @@
 //! What happens to a flow once it is let in.
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use floodway_net::Socket;
+use floodway_net::{Peer, Socket};
 use floodway_policy::Held;
 
+use crate::Shared;
+use crate::counters::Rejection;
+use crate::guards;
 use crate::relay::end::{End, Way};
 use crate::session::{Arrived, Registered};
 use crate::snapshot::Listener;
@@ -35,8 +42,56 @@ impl Flow {
 
     /// Takes it apart: a registered session, the client's end, and the room.
     pub(crate) fn begin(self) -> (Registered, End, Room) {
-        let session = Registered::new(&self.room, self.arrived);
+        let session = Registered::new(self.room.entry(), self.arrived);
         (session, self.client, self.room)
+    }
+}
+
+/// A listener as it is at one moment, on one worker: where somebody comes in.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) context: &'a Rc<Context>,
+    pub(crate) view: &'a Rc<View>,
+    /// Its place in the view.
+    pub(crate) listener: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// What it lets in.
+    pub(crate) fn guards(&self) -> &'a Listener {
+        &self.view.snapshot.listeners[self.listener]
+    }
+
+    /// Whoever came is turned away: a count, and at the most a line for whoever is looking for a fault.
+    pub(crate) fn turn_away(&self, source: Peer, why: Rejection, error: &dyn Display) {
+        let guards = self.guards();
+        guards.rejections.of(self.context.worker).of(why).add(1);
+        tracing::debug!(listener = guards.name, %source, reason = why.as_str(), %error, "turned away");
+    }
+}
+
+/// Finds a listener in whatever view there is.
+pub(crate) struct Finder {
+    name: Arc<str>,
+    /// The view that it was last found in, and its place there.
+    found: RefCell<Option<(Rc<View>, usize)>>,
+}
+
+impl Finder {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self { name, found: RefCell::new(None) }
+    }
+
+    /// The view of now, and the listener's place in it. A listener that is gone is as it last was.
+    pub(crate) fn find(&self, context: &Context) -> Option<(Rc<View>, usize)> {
+        let view = context.view();
+        let mut found = self.found.borrow_mut();
+        if !found.as_ref().is_some_and(|(known, _)| Rc::ptr_eq(known, &view))
+            && let Some(listener) = view.snapshot.listeners.iter().position(|l| *l.name == *self.name)
+        {
+            *found = Some((view, listener));
+        }
+        found.clone()
     }
 }
 
@@ -58,9 +113,9 @@ impl Room {
         Self { view, listener, in_listener: false, source: None, permit }
     }
 
-    /// The listener's place in the view.
-    pub(crate) fn listener(&self) -> usize {
-        self.listener as usize
+    /// Where it came in.
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        Entry { context: self.context(), view: &self.view, listener: self.listener as usize }
     }
 
     /// The worker that it is on.
@@ -73,11 +128,23 @@ impl Room {
         &self.view.snapshot.listeners[self.listener as usize]
     }
 
+    /// Takes a place of the listener.
+    pub(crate) fn admit_session(&mut self) -> Result<(), Rejection> {
+        self.in_listener = guards::admit_session(self.guards())?;
+        Ok(())
+    }
+
+    /// Takes a place of the source.
+    pub(crate) fn admit_client(&mut self, client: Peer, now: Duration) -> Result<(), Rejection> {
+        self.source = guards::admit_client(self.guards(), client, now)?;
+        Ok(())
+    }
+
     /// Gives back all but the place in the process.
     pub(crate) fn leave(&mut self) {
         let guards = &self.view.snapshot.listeners[self.listener as usize];
         if let (true, Some(sessions)) = (std::mem::take(&mut self.in_listener), &guards.sessions) {
-            sessions.give_back();
+            sessions.give_back(1);
         }
         if let (Some(held), Some(per_source)) = (self.source.take(), &guards.per_source) {
             per_source.leave(held);
@@ -96,23 +163,30 @@ impl Drop for Room {
     }
 }
 
+/// Files that a session over two connections needs, and so the places of the process that it takes; a flow of datagrams needs one.
+pub(crate) const FILES_A_SESSION: u32 = 2;
+
 /// Room for one session in the process.
 pub(crate) struct Permit(Rc<Context>);
 
 impl Permit {
     pub(crate) fn take(context: &Rc<Context>) -> Option<Self> {
-        context.shared.permits.take().then(|| Self(Rc::clone(context)))
+        context.shared.permits.take(FILES_A_SESSION).then(|| Self(Rc::clone(context)))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let shared = &self.0.shared;
-        if shared.permits.give_back() {
-            shared.room.notify_waiters();
-        }
-        if !shared.is_ready() && shared.permits.used() == 0 {
-            shared.empty.notify_waiters();
-        }
+        give_places_back(&self.0.shared, FILES_A_SESSION);
+    }
+}
+
+/// Gives so many places of the process back, and tells whoever waits for that.
+pub(crate) fn give_places_back(shared: &Shared, count: u32) {
+    if shared.permits.give_back(count) {
+        shared.room.notify_waiters();
+    }
+    if !shared.is_ready() && shared.permits.used() == 0 {
+        shared.empty.notify_waiters();
     }
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use floodway_balance::{Explanation, Flow, Picker};
-use floodway_config::{Action, Config, FlowKey, PoolId};
+use floodway_balance::{Explanation, Flow, Picker, hash};
+use floodway_config::{Action, Config, DatagramKey, FlowKey, Listener, PoolId};
 use floodway_flow::Reason;
 use floodway_policy::{Asked, Mismatch};
 
@@ -128,6 +128,10 @@ pub struct Question {
     pub server_name: Option<String>,
     /// The protocols in its ClientHello.
     pub alpn: Vec<Box<[u8]>>,
+    /// Whether it is a datagram, where the listener takes connections as well.
+    pub is_datagram: bool,
+    /// The token that a datagram bears.
+    pub token: Option<Vec<u8>>,
 }
 
 impl Question {
@@ -135,7 +139,8 @@ impl Question {
     #[must_use]
     pub fn new(source: Option<IpAddr>, port: Option<u16>, server_name: Option<&str>, alpn: &[impl AsRef<str>]) -> Self {
         let server_name = server_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
-        Self { source, port, server_name, alpn: alpn.iter().map(|p| p.as_ref().as_bytes().into()).collect() }
+        let alpn = alpn.iter().map(|p| p.as_ref().as_bytes().into()).collect();
+        Self { source, port, server_name, alpn, is_datagram: false, token: None }
     }
 }
 
@@ -169,7 +174,7 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
         Action::Split(split) => {
             let serving: Vec<PoolId> =
                 split.pools.iter().zip(split.split.weights()).filter(|(_, w)| **w > 0).map(|(p, _)| *p).collect();
-            match (split.by.and_then(|key| key_of(question, key)), serving.as_slice()) {
+            match (split.by.and_then(|key| key_of(config, question, key)), serving.as_slice()) {
                 (Some(key), _) => Some(crate::routing::part(split, snapshot, Some(key), 0)),
                 (None, [only]) => Some(*only),
                 (None, _) => None,
@@ -177,29 +182,41 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
         }
         Action::Reject | Action::Close => None,
     });
-    Explained { route, lost, choice: pool.map(|pool| choose(snapshot, pool, question, now)) }
+    Explained { route, lost, choice: pool.map(|pool| choose((snapshot, config), pool, question, now)) }
 }
 
-/// What the client is known by.
-fn key_of(question: &Question, key: FlowKey) -> Option<u64> {
-    match (key, &question.server_name) {
-        (FlowKey::ServerName, Some(name)) => Some(floodway_balance::hash::of(name.as_bytes())),
+/// What the client of `listener` is known by.
+fn key_of(listener: &Listener, question: &Question, key: FlowKey) -> Option<u64> {
+    let is_datagram = question.is_datagram || question.token.is_some() || !listener.protocols.tcp;
+    match (key, &listener.udp) {
+        (FlowKey::ServerName, _) => question.server_name.as_ref().map(|name| hash::of(name.as_bytes())),
+        (FlowKey::Usual, Some(udp)) if is_datagram => match udp.key {
+            // Its port is not known.
+            DatagramKey::Source => None,
+            DatagramKey::SourceIp => crate::flow_key::of_address(key, question.source?),
+            DatagramKey::Token(_) => question.token.as_deref().map(hash::of),
+        },
         _ => crate::flow_key::of_address(key, question.source?),
     }
 }
 
 /// The choice in `pool`, or in the one that takes over.
-fn choose(snapshot: &Snapshot, PoolId(mut pool): PoolId, question: &Question, now: Duration) -> (usize, Explanation) {
+fn choose(
+    (snapshot, listener): (&Snapshot, &Listener),
+    PoolId(mut pool): PoolId,
+    question: &Question,
+    now: Duration,
+) -> (usize, Explanation) {
     loop {
         let of = &snapshot.pools[pool];
-        let key = key_of(question, of.config.key);
+        let key = key_of(listener, question, of.config.key);
         let flow = Flow { key: key.unwrap_or_default(), random: 0, now };
         let mut explained = Picker::new(of.balance.clone()).explain(&flow);
         if of.balance.algorithm().is_pinned() && key.is_none() && explained.candidates.len() != 1 {
             explained.endpoint = None;
         }
         if let Some((key, memory)) = &of.sticky {
-            let key = key_of(question, *key);
+            let key = key_of(listener, question, *key);
             let id = key.and_then(|key| memory.peek(key, now));
             let is_it = |i: &usize| u32::try_from(*i).is_ok_and(|i| Some(of.balance.id(i)) == id);
             // Whoever was here before comes back to the same, if that may be chosen.

@@ -11,6 +11,7 @@ use floodway_config::SendProxy;
 use floodway_flow::proxy::{self, Addresses, Command, Decoded, Header, Transport};
 use floodway_net::{Peer, Socket};
 
+use crate::flow_key::Incoming;
 use crate::known::Known;
 use crate::session::Session;
 use crate::worker::Context;
@@ -101,22 +102,37 @@ pub(crate) async fn tell(session: &Session, context: &Context, endpoint: &Socket
 }
 
 /// What endpoints of the session's pool are told of its client; nothing where they are not.
-pub(crate) fn header(session: &Session, context: &Context, client: &Socket) -> Vec<u8> {
+pub(crate) fn header(session: &Session, context: &Context, client: &impl Incoming) -> Vec<u8> {
     let mut header = Vec::new();
     if let Some(how) = &session.pool().config.send_proxy {
-        write(how, session, context, client, &mut header);
+        write(how, (session, Transport::Stream), context, client, &mut header);
+    }
+    header
+}
+
+/// The same before a datagram.
+pub(crate) fn datagram_header(session: &Session, context: &Context, client: &impl Incoming) -> Vec<u8> {
+    let mut header = Vec::new();
+    if let Some(how) = &session.pool().config.send_proxy {
+        write(how, (session, Transport::Datagram), context, client, &mut header);
     }
     header
 }
 
 /// The header for the session's client.
-fn write(how: &SendProxy, session: &Session, context: &Context, client: &Socket, out: &mut Vec<u8>) {
+fn write(
+    how: &SendProxy,
+    (session, transport): (&Session, Transport),
+    context: &Context,
+    client: &impl Incoming,
+    out: &mut Vec<u8>,
+) {
     let introduction = session.introduction();
     let addresses = match (session.source(), session.destination(client)) {
-        (Peer::Ip(source), Some(destination)) => Addresses::Ip { transport: Transport::Stream, source, destination },
+        (Peer::Ip(source), Some(destination)) => Addresses::Ip { transport, source, destination },
         _ => Addresses::Unspecified,
     };
-    let SendProxy::V2 { tlvs, checksum } = how else { return proxy::encode_v1(&addresses, out) };
+    let SendProxy::V2 { tlvs, checksum, .. } = how else { return proxy::encode_v1(&addresses, out) };
     let told = introduction.map(|i| &i.header.tlvs);
     let is_wanted = |kind: u8| match tlvs {
         None => !matches!(kind, proxy::kind::CRC32C | proxy::kind::NOOP),

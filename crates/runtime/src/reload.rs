@@ -138,7 +138,7 @@ impl Running {
         self.checks.set(probers, self.config.runtime.checks);
         let new = self.swap(&old, old.generation + 1);
         let most = self.config.runtime.max_sessions.unwrap_or(u32::MAX);
-        self.shared.permits.set_limit(self.budget.sessions.min(most));
+        self.shared.set_most_sessions(self.budget.sessions.min(most));
         let moves = self.doors.commit(prepared, &self.config, count);
         let closed = tokio::task::spawn_local(self.carry_out(moves));
         for fate in &fates {

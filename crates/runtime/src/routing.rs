@@ -1,12 +1,12 @@
 //! Which route takes a connection, and which pool that sends it to.
 
 use floodway_config::{Action, FlowKey, PoolId, SplitPools};
-use floodway_net::{Peer, Socket};
+use floodway_net::Peer;
 use floodway_policy::Asked;
 
 use crate::counters::Rejection;
-use crate::flow_key;
-use crate::handler::Room;
+use crate::flow_key::{self, Incoming};
+use crate::handler::Entry;
 use crate::known::Known;
 use crate::snapshot::{Listener, Snapshot};
 
@@ -27,9 +27,14 @@ pub(crate) enum Refusal {
     Close,
 }
 
-/// Sends the client of `source` on the socket `client`, who has come by `room`, along its route.
-pub(crate) fn send(room: &Room, source: Peer, known: Option<&Known>, client: &Socket) -> Result<Sent, Refusal> {
-    let listener = room.guards();
+/// Sends the client of `source`, who came to `entry` as `client` says, along its route.
+pub(crate) fn send(
+    entry: Entry<'_>,
+    source: Peer,
+    known: Option<&Known>,
+    client: &impl Incoming,
+) -> Result<Sent, Refusal> {
+    let listener = entry.guards();
     let route = match listener.config.routes.as_slice() {
         // As a rule: nothing is asked.
         [only] if only.asks_nothing() => 0,
@@ -39,7 +44,7 @@ pub(crate) fn send(room: &Room, source: Peer, known: Option<&Known>, client: &So
         Action::Forward(pool) => *pool,
         Action::Split(split) => {
             let key = |key: FlowKey| flow_key::of_client(key, source, known, client);
-            part(split, &room.view.snapshot, split.by.and_then(key), room.context().random())
+            part(split, &entry.view.snapshot, split.by.and_then(key), entry.context.random())
         }
         Action::Reject => return Err(Refusal::Reset(Rejection::Route)),
         Action::Close => return Err(Refusal::Close),
@@ -50,7 +55,7 @@ pub(crate) fn send(room: &Room, source: Peer, known: Option<&Known>, client: &So
 const NO_ROUTE: Refusal = Refusal::Reset(Rejection::NoRoute);
 
 /// What routes may ask of a connection.
-fn asked<'a>(listener: &Listener, source: Peer, known: Option<&'a Known>, client: &Socket) -> Asked<'a> {
+fn asked<'a>(listener: &Listener, source: Peer, known: Option<&'a Known>, client: &impl Incoming) -> Asked<'a> {
     let hello = known.and_then(|k| k.hello.as_ref());
     let port = if listener.asks_port { flow_key::destination(known, client).map(|at| at.port()) } else { None };
     Asked {

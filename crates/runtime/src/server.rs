@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use floodway_config::{Config, Pool};
 use floodway_flow::{Permits, Reason};
-use floodway_net::{BindError, Inherited, PipeCap, SocketFile};
+use floodway_net::{BindError, Inherited, PipeCap, Place, SocketFile};
 use floodway_tls::KeyLogFile;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -28,7 +28,7 @@ use crate::discovery::Discovery;
 use crate::doors::{Doors, Moves, Prepared};
 use crate::drain::Drains;
 use crate::identities::Identities;
-use crate::shared::Reloads;
+use crate::shared::{Reloads, places};
 use crate::translate::Making;
 use crate::worker::{Mail, Start, run};
 use crate::{Budget, Handler, SessionLog, Shared, Snapshot};
@@ -194,7 +194,7 @@ impl Server {
     fn shared(&self, snapshot: Snapshot, budget: &Budget, lanes: usize, log: Arc<dyn SessionLog>) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
-            permits: Permits::new(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX))),
+            permits: Permits::new(places(budget.sessions.min(self.config.runtime.max_sessions.unwrap_or(u32::MAX)))),
             room: Notify::new(),
             empty: Notify::new(),
             failing: Notify::new(),
@@ -301,8 +301,8 @@ impl Running {
 
     /// Each listener's name and where it listens.
     #[must_use]
-    pub fn places(&self) -> Vec<(String, String)> {
-        self.doors.places().map(|(name, place)| (name.to_owned(), place.to_string())).collect()
+    pub fn places(&self) -> Vec<(String, Place)> {
+        self.doors.places().map(|(name, place)| (name.to_owned(), place.clone())).collect()
     }
 
     /// Starts workers until there are `count`.

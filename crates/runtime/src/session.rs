@@ -11,12 +11,13 @@ use std::time::Duration;
 use floodway_balance::{Field, Picker, Tried};
 use floodway_config::{Address, PoolId, Route};
 use floodway_flow::{Direction, Reason};
-use floodway_net::{Peer, Socket, TcpFacts};
+use floodway_net::{Peer, TcpFacts};
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::{Failure, Lanes, Traffic};
-use crate::handler::Room;
+use crate::flow_key::Incoming;
+use crate::handler::Entry;
 use crate::introduction::Introduction;
 use crate::known::Known;
 use crate::snapshot::{Endpoint, Listener, Pool, Stats};
@@ -98,6 +99,8 @@ pub struct Record<'a> {
     pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
+    /// Whether it is a flow of datagrams.
+    pub is_datagrams: bool,
     /// What else is known of it.
     pub known: Option<&'a Known>,
     /// Since it was accepted.
@@ -110,6 +113,8 @@ pub struct Record<'a> {
     pub bytes_in: u64,
     /// Bytes passed on to the client.
     pub bytes_out: u64,
+    /// Datagrams passed on to the endpoint and to the client; both 0 for streams.
+    pub datagrams: (u64, u64),
     /// What went wrong, in words.
     pub error: Option<&'a str>,
 }
@@ -140,10 +145,12 @@ pub(crate) struct Session {
     view: Rc<View>,
     /// Its place in the view, as that of the pool. Short, since there may be many.
     listener: u16,
+    is_datagrams: bool,
     source: Peer,
     /// What else is known of the client.
     known: Option<Rc<Known>>,
-    accepted: Duration,
+    /// In nanoseconds on the process's clock.
+    accepted: u64,
     pool: Cell<u32>,
     /// Its place among the listener's routes.
     route: u16,
@@ -158,16 +165,18 @@ pub(crate) struct Session {
     tries: Cell<u32>,
     to_endpoint: Cell<u64>,
     to_client: Cell<u64>,
-    /// When a byte was last passed on.
-    touched: Cell<Duration>,
+    /// Datagrams passed on, in the order of [`Direction::BOTH`]; 0 for streams.
+    datagrams: [Cell<u64>; 2],
+    /// When a byte was last passed on, in nanoseconds on the process's clock.
+    touched: Cell<u64>,
     error: RefCell<Option<String>>,
     /// Whom its endpoint was chosen from.
     field: Cell<Weak<Field>>,
     /// Set from outside; the waker is its task's.
     told: Cell<Told>,
     waker: RefCell<Option<Waker>>,
-    /// When its task is to be woken because of the time.
-    due: Cell<Duration>,
+    /// When its task is to be woken because of the time, in nanoseconds.
+    due: Cell<u64>,
 }
 
 impl Session {
@@ -248,6 +257,16 @@ impl Session {
         self.connect.set(Some(took));
     }
 
+    /// Endpoint `index` of its pool gets its datagrams.
+    pub(crate) fn pinned_to(&self, index: usize) {
+        self.endpoint.set(u32::try_from(index).ok());
+    }
+
+    /// Since it began.
+    pub(crate) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_nanos(self.accepted))
+    }
+
     /// It went no further with its endpoint than the connect.
     pub(crate) fn disconnected(&self) {
         self.endpoint.set(None);
@@ -273,13 +292,24 @@ impl Session {
 
     /// `bytes` were passed on at `now`. True for the first that the endpoint sent.
     pub(crate) fn passed(&self, direction: Direction, bytes: u64, now: Duration) -> bool {
-        self.touched.set(now);
+        self.touched.set(nanoseconds(now));
         let count = match direction {
             Direction::ToEndpoint => &self.to_endpoint,
             Direction::ToClient => &self.to_client,
         };
         let before = count.replace(count.get() + bytes);
         before == 0 && direction == Direction::ToClient
+    }
+
+    /// So many of what was passed on were datagrams.
+    pub(crate) fn passed_datagrams(&self, direction: Direction, count: u64) {
+        let counted = &self.datagrams[direction as usize];
+        counted.set(counted.get() + count);
+    }
+
+    /// Datagrams passed on to the endpoint and to the client.
+    pub(crate) fn datagrams(&self) -> (u64, u64) {
+        (self.datagrams[0].get(), self.datagrams[1].get())
     }
 
     /// Its endpoint answered, or ended without a fault of its own.
@@ -330,12 +360,12 @@ impl Session {
     /// Has its task woken at `time`, or a beat later ([`Sessions::beat`]); `None` is never. It may be told anew as often as
     /// one likes: that costs nothing.
     pub(crate) fn wake_at(&self, time: Option<Duration>) {
-        self.due.set(time.unwrap_or(Duration::MAX));
+        self.due.set(time.map_or(u64::MAX, nanoseconds));
     }
 
     /// Whether its time has come.
     pub(crate) fn is_due(&self, now: Duration) -> bool {
-        now >= self.due.get()
+        nanoseconds(now) >= self.due.get()
     }
 
     /// Whether it was asked to end. Registers the task to be woken when it is.
@@ -360,13 +390,15 @@ impl Session {
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
             place: self.place(),
             source: self.source,
+            is_datagrams: self.is_datagrams,
             peer: self.introduction().map_or(self.source, |told| told.proxy),
-            age: now.saturating_sub(self.accepted),
+            age: self.age(now),
             idle: self.idle(now),
             connect: self.connect.get(),
             retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
             bytes_out: self.to_client.get(),
+            datagrams: self.datagrams(),
             generation: self.view.snapshot.generation,
         }
     }
@@ -409,8 +441,8 @@ impl Session {
         self.known()?.introduction.as_ref()
     }
 
-    /// Where its client, on the socket `client`, connected to; `None` for a unix socket.
-    pub(crate) fn destination(&self, client: &Socket) -> Option<SocketAddr> {
+    /// Where its client, who came as `client` says, connected to; `None` for a unix socket.
+    pub(crate) fn destination(&self, client: &impl Incoming) -> Option<SocketAddr> {
         crate::flow_key::destination(self.known(), client)
     }
 
@@ -419,7 +451,7 @@ impl Session {
     }
 
     pub(crate) fn idle(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.touched.get())
+        now.saturating_sub(Duration::from_nanos(self.touched.get()))
     }
 
     /// Where it would be in `view`: the listener, its route and the pool of the same names, if the one still leads to the other.
@@ -437,6 +469,7 @@ impl Session {
             id: self.id,
             view,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
+            is_datagrams: self.is_datagrams,
             source: self.source,
             known: self.known.clone(),
             accepted: self.accepted,
@@ -450,6 +483,7 @@ impl Session {
             tries: self.tries.clone(),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
+            datagrams: self.datagrams.clone(),
             touched: self.touched.clone(),
             error: RefCell::new(self.error.take()),
             field: Cell::new(Weak::new()),
@@ -478,15 +512,22 @@ impl Session {
             endpoint: self.endpoint(),
             place: self.place(),
             source: self.source,
+            is_datagrams: self.is_datagrams,
             known: self.known(),
-            age: context.shared.now().saturating_sub(self.accepted),
+            age: self.age(context.shared.now()),
             connect: self.connect.get(),
             retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
             bytes_out: self.to_client.get(),
+            datagrams: self.datagrams(),
             error: error.as_deref().filter(|_| self.endpoint.get().is_none()),
         });
     }
+}
+
+/// A time on the process's clock, which runs out after five hundred years.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A place in a snapshot: there are never so many that it would not fit.
@@ -511,6 +552,8 @@ pub struct SessionInfo {
     pub place: Option<SocketAddr>,
     /// The client.
     pub source: Peer,
+    /// Whether it is a flow of datagrams.
+    pub is_datagrams: bool,
     /// Who is at the other end of the socket: the client, or a proxy before it.
     pub peer: Peer,
     /// Since it was accepted.
@@ -525,6 +568,8 @@ pub struct SessionInfo {
     pub bytes_in: u64,
     /// Bytes passed on to the client.
     pub bytes_out: u64,
+    /// Datagrams passed on to the endpoint and to the client; both 0 for streams.
+    pub datagrams: (u64, u64),
     /// The number of the configuration that it began under.
     pub generation: u64,
 }
@@ -680,6 +725,7 @@ impl Sessions {
 /// Who has come, and where that is sent.
 pub(crate) struct Arrived {
     pub(crate) source: Peer,
+    pub(crate) is_datagrams: bool,
     pub(crate) known: Option<Rc<Known>>,
     /// On the process's clock.
     pub(crate) accepted: Duration,
@@ -694,14 +740,24 @@ pub(crate) struct Registered {
     pub(crate) session: Rc<Session>,
     pub(crate) context: Rc<Context>,
     key: usize,
-    reason: Cell<Option<Reason>>,
+    outcome: Cell<Outcome>,
+}
+
+/// What came of a session.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// It lives; if it is dropped so, the worker ends or a fault of ours ended it.
+    Open,
+    Ended(Reason),
+    /// It never began: nobody is told.
+    Nothing,
 }
 
 impl Registered {
-    /// Registers a session for who holds `room`, whom route number `route` sends to `pool`.
-    pub(crate) fn new(room: &Room, arrived: Arrived) -> Self {
-        let Arrived { source, known, accepted, route, pool } = arrived;
-        let (context, view, listener) = (Rc::clone(room.context()), Rc::clone(&room.view), room.listener());
+    /// Registers a session for who came to `entry`.
+    pub(crate) fn new(entry: Entry<'_>, arrived: Arrived) -> Self {
+        let Arrived { source, is_datagrams, known, accepted, route, pool } = arrived;
+        let (context, view, listener) = (Rc::clone(entry.context), Rc::clone(entry.view), entry.listener);
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
         sessions.opened.set(number);
@@ -709,9 +765,10 @@ impl Registered {
             id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
             view,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
+            is_datagrams,
             source,
             known,
-            accepted,
+            accepted: nanoseconds(accepted),
             route,
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
@@ -722,18 +779,19 @@ impl Registered {
             tries: Cell::new(0),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
-            touched: Cell::new(accepted),
+            datagrams: Default::default(),
+            touched: Cell::new(nanoseconds(accepted)),
             error: RefCell::new(None),
             field: Cell::new(Weak::new()),
             told: Cell::new(Told::Nothing),
             waker: RefCell::new(None),
-            due: Cell::new(Duration::MAX),
+            due: Cell::new(u64::MAX),
         });
         if sessions.is_empty() {
             sessions.first.notify_one();
         }
         let key = sessions.live.borrow_mut().insert(Rc::clone(&session));
-        Self { session, context, key, reason: Cell::new(None) }
+        Self { session, context, key, outcome: Cell::new(Outcome::Open) }
     }
 
     /// Has a session that is not connected yet choose among those of now, and not of when it came: it may have waited. Those
@@ -760,18 +818,30 @@ impl Registered {
 
     /// Ends it.
     pub(crate) fn end(self, reason: Reason) {
-        self.reason.set(Some(reason));
+        self.outcome.set(Outcome::Ended(reason));
+    }
+
+    /// It is to end for `reason` once it is dropped.
+    pub(crate) fn ends_for(&self, reason: Reason) {
+        self.outcome.set(Outcome::Ended(reason));
+    }
+
+    /// It did not begin after all: it is neither counted nor recorded.
+    pub(crate) fn never_was(self) {
+        self.outcome.set(Outcome::Nothing);
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let reason = self
-            .reason
-            .get()
-            .unwrap_or_else(|| if std::thread::panicking() { Reason::InternalError } else { Reason::Shutdown });
         let (context, session) = (&self.context, &self.session);
         context.sessions.live.borrow_mut().try_remove(self.key);
+        let reason = match self.outcome.get() {
+            Outcome::Ended(reason) => reason,
+            Outcome::Open if std::thread::panicking() => Reason::InternalError,
+            Outcome::Open => Reason::Shutdown,
+            Outcome::Nothing => return context.sessions.keep(session, &context.view()),
+        };
         // Its lease is gone: whoever holds that drops it first.
         session.pool().queue.call();
         session.count(context);

@@ -10,6 +10,7 @@ use floodway_net::PipeCap;
 use tokio::sync::Notify;
 
 use crate::counters::{Count, Lanes};
+use crate::handler::FILES_A_SESSION;
 use crate::{CertificateState, SessionLog, Snapshot};
 
 /// What became of configurations that were read. Written by control, read by metrics.
@@ -27,6 +28,7 @@ pub(crate) struct Reloads {
 pub struct Shared {
     /// The only swap there is. Written by control, loaded by workers once a flow.
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// A place is a file that a session needs.
     pub(crate) permits: Permits,
     /// Wakes whoever waits for a permit, when one comes back to an exhausted budget.
     pub(crate) room: Notify,
@@ -59,6 +61,11 @@ pub struct Shared {
     pub(crate) certificates: ArcSwap<Vec<CertificateState>>,
 }
 
+/// The places of so many sessions.
+pub(crate) fn places(sessions: u32) -> u32 {
+    sessions.saturating_mul(FILES_A_SESSION)
+}
+
 impl Shared {
     /// The certificates as they are now.
     #[must_use]
@@ -78,10 +85,15 @@ impl Shared {
         !self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Sessions that the process carries now, and can carry.
+    /// Sessions that the process carries now, and can carry; a flow of datagrams is half of one.
     #[must_use]
     pub fn sessions(&self) -> (u32, u32) {
-        (self.permits.used(), self.permits.limit())
+        (self.permits.used().div_ceil(FILES_A_SESSION), self.permits.limit() / FILES_A_SESSION)
+    }
+
+    /// The process may carry so many sessions.
+    pub(crate) fn set_most_sessions(&self, most: u32) {
+        self.permits.set_limit(places(most));
     }
 
     /// Pipes: open now, at most, and times that there was none.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use floodway_balance as balance;
 use floodway_balance::{Admin, Health};
 use floodway_config::{AcceptProxy, Address, ClientTimeouts, FlowKey, PoolId};
+use floodway_flow::udp::ExchangeRules;
 use floodway_flow::{Direction, Permits};
 use floodway_judge::Outcome;
 use floodway_net::EndpointOptions;
@@ -16,7 +17,7 @@ use floodway_tls::{Acceptor, Connector};
 
 use crate::SourceState;
 use crate::by_hand::ByHand;
-use crate::counters::{ConnectTimes, Connects, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
+use crate::counters::{ConnectTimes, Connects, Count, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
 use crate::memory::Memory;
 use crate::queue::Queue;
 
@@ -49,6 +50,10 @@ pub struct Listener {
     /// With a limit only; counts those that began while there was one.
     pub(crate) sessions: Option<Arc<Permits>>,
     pub(crate) per_source: Option<SourceLimits>,
+    /// Datagrams of each source.
+    pub(crate) datagrams: Option<SourceLimits>,
+    /// How flows of datagrams end.
+    pub(crate) exchange: ExchangeRules,
     /// New connections: the limit, and what came.
     pub(crate) rate: Option<(Rate, Arc<Meter>)>,
     /// Bytes over all sessions: the limit, and what passed in each direction.
@@ -65,6 +70,8 @@ pub struct Listener {
     /// For pools without their own.
     pub(crate) endpoint_options: EndpointOptions,
     pub(crate) rejections: Arc<Lanes<Rejections>>,
+    /// Datagrams that the kernel dropped because the buffer of a socket was full.
+    pub(crate) kernel_drops: Arc<Lanes<Count>>,
     /// By pool: those that routes lead to, those that take over from them, and those that were while sessions of that time are
     /// left.
     pub(crate) traffic: Vec<PoolTraffic>,
@@ -123,6 +130,12 @@ impl Listener {
     #[must_use]
     pub fn rejected(&self, why: Rejection) -> u64 {
         self.rejections.sum(|r| r.of(why).get())
+    }
+
+    /// Datagrams that the kernel dropped because the buffer of a socket was full; `None` if it takes none.
+    #[must_use]
+    pub fn kernel_drops(&self) -> Option<u64> {
+        self.config.udp.map(|_| self.kernel_drops.sum(Count::get))
     }
 
     /// Sessions and bytes, by the name of the pool.

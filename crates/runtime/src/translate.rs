@@ -10,9 +10,10 @@ use std::time::Duration;
 use floodway_balance as balance;
 use floodway_balance::{Admin, EndpointSpec, Health, PoolSpec, Seat};
 use floodway_config as config;
-use floodway_config::{Config, NoneFit};
+use floodway_config::{Config, DatagramKey, NoneFit, Token};
 use floodway_flow::Permits;
-use floodway_net::{EndpointOptions, Keepalive, ListenOptions, SocketOptions};
+use floodway_flow::udp::ExchangeRules;
+use floodway_net::{EndpointOptions, Keepalive, ListenOptions, SocketOptions, Steer, Transport};
 use floodway_policy::{Bandwidth, Rate, SourceLimits, SourceRules};
 
 use crate::bans::AllBans;
@@ -111,11 +112,17 @@ impl<'a> Making<'a> {
                 }
                 None => Arc::new(Permits::new(max)),
             }),
-            per_source: l.per_source.as_ref().map(|p| {
+            per_source: l.per_source.as_ref().filter(|p| limits_sessions(p)).map(|p| {
                 let survivor = old.and_then(|o| o.per_source.as_ref());
                 let known = survivor.and_then(|s| s.with_rules(source_rules(p)));
                 known.unwrap_or_else(|| SourceLimits::new(source_rules(p), self.key))
             }),
+            datagrams: l.per_source.as_ref().and_then(datagram_rules).map(|rules| {
+                let survivor = old.and_then(|o| o.datagrams.as_ref());
+                let known = survivor.and_then(|s| s.with_rules(rules.clone()));
+                known.unwrap_or_else(|| SourceLimits::new(rules, self.key))
+            }),
+            exchange: l.udp.map(exchange_rules).unwrap_or_default(),
             rate: l.rate.map(|limit| {
                 let meter = old.and_then(|o| o.rate.as_ref()).map_or_else(Arc::default, |(_, meter)| Arc::clone(meter));
                 (rate(limit), meter)
@@ -133,6 +140,7 @@ impl<'a> Making<'a> {
             // Clients' sockets inherit keepalive from their listener; an endpoint's would take four system calls each, and
             // endpoints that vanish are found by checks.
             endpoint_options: EndpointOptions { socket: socket_options(&l.tcp.options), interface: None },
+            kernel_drops: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.kernel_drops)),
             rejections: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.rejections)),
             traffic: self.traffic(l, config, old),
         }
@@ -301,6 +309,23 @@ fn source_rules(p: &config::PerSource) -> SourceRules {
     }
 }
 
+fn limits_sessions(p: &config::PerSource) -> bool {
+    p.max_sessions.is_some() || p.rate.is_some() || p.bandwidth.is_some()
+}
+
+/// What each source may send, if that is limited.
+fn datagram_rules(p: &config::PerSource) -> Option<SourceRules> {
+    let rate = Some(rate(p.datagrams?));
+    Some(SourceRules { sessions: None, rate, bandwidth: None, ..source_rules(p) })
+}
+
+fn exchange_rules(udp: config::Udp) -> ExchangeRules {
+    /// RFC 9000, section 8.1.
+    const TIMES: u32 = 3;
+    let amplification = udp.guards_amplification.then_some(TIMES);
+    ExchangeRules { requests: udp.requests, responses: udp.responses, amplification }
+}
+
 fn rate((count, per): (u32, Duration)) -> Rate {
     Rate::new(count.into(), per, None)
 }
@@ -320,30 +345,48 @@ fn tarpit(when_refused: config::WhenRefused, old: Option<&Listener>) -> Option<T
 /// The ports of a listener that takes connections to addresses that are not ours; none if it does not.
 fn transparent_ports(bind: &[config::Bind]) -> Vec<(u16, u16)> {
     let of = |bind: &config::Bind| match bind {
-        config::Bind::Tcp { address, .. } => Some((address.first, address.last)),
+        config::Bind::Ip { address, .. } => Some((address.first, address.last)),
         config::Bind::Unix { .. } => None,
     };
-    let takes_any = |bind: &config::Bind| matches!(bind, config::Bind::Tcp { transparent: true, .. });
+    let takes_any = |bind: &config::Bind| matches!(bind, config::Bind::Ip { transparent: true, .. });
     if bind.iter().any(takes_any) { bind.iter().filter_map(of).collect() } else { Vec::new() }
 }
 
 /// How the address `bind` of a listener is listened on.
-pub(crate) fn listen_options(tcp: &config::Tcp, bind: &config::Bind) -> ListenOptions {
-    let keepalive = tcp.keepalive.map(|k| Keepalive { idle: k.idle, every: k.every, count: k.count });
+pub(crate) fn listen_options(listener: &config::Listener, transport: Transport, bind: &config::Bind) -> ListenOptions {
+    let tcp = &listener.tcp;
     let (freebind, transparent, interface, backlog) = match bind {
-        config::Bind::Tcp { freebind, transparent, interface, backlog, .. } => {
+        config::Bind::Ip { freebind, transparent, interface, backlog, .. } => {
             (*freebind, *transparent, interface.clone(), *backlog)
         }
         config::Bind::Unix { backlog, .. } => (false, false, None, *backlog),
     };
-    ListenOptions {
-        freebind,
-        transparent,
-        interface,
-        backlog,
-        fast_open: tcp.fast_open,
-        mptcp: tcp.mptcp,
-        socket: SocketOptions { keepalive, ..socket_options(&tcp.options) },
+    let common = ListenOptions { freebind, transparent, interface, backlog, ..ListenOptions::default() };
+    match (transport, &listener.udp) {
+        (Transport::Udp, Some(udp)) => {
+            let socket = SocketOptions {
+                send_buffer: udp.send_buffer,
+                receive_buffer: udp.receive_buffer,
+                dscp: tcp.options.dscp,
+                mark: tcp.options.mark,
+                ..SocketOptions::default()
+            };
+            ListenOptions { socket, steer: steer(udp.key), ..common }
+        }
+        _ => {
+            let keepalive = tcp.keepalive.map(|k| Keepalive { idle: k.idle, every: k.every, count: k.count });
+            let socket = SocketOptions { keepalive, ..socket_options(&tcp.options) };
+            ListenOptions { fast_open: tcp.fast_open, mptcp: tcp.mptcp, socket, ..common }
+        }
+    }
+}
+
+/// What the datagrams of a flow have in common, where that is not both addresses and ports: it must be one worker that gets them.
+fn steer(key: DatagramKey) -> Option<Steer> {
+    match key {
+        DatagramKey::Source => None,
+        DatagramKey::SourceIp => Some(Steer::SourceIp),
+        DatagramKey::Token(Token { first, last, is_from_end, .. }) => Some(Steer::Bytes { first, last, is_from_end }),
     }
 }
 

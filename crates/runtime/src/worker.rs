@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use floodway_balance::Picker;
 use floodway_flow::Reason;
-use floodway_net::{Listening, PipePool};
+use floodway_net::{Datagrams, Listening, PipePool, Place};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::accept::{Closing, accept_loop};
 use crate::doors::{Door, DoorId};
 use crate::handshake::Turns;
+use crate::relay::udp::{Arena, Hub};
 use crate::session::Sessions;
 use crate::snapshot::Pool;
 use crate::{Handler, Shared, Snapshot};
@@ -60,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) pipes: RefCell<PipePool>,
     pub(crate) handshakes: Turns,
+    /// For datagrams; made when the first socket for them is opened. Borrowed only between two waits.
+    pub(crate) arena: RefCell<Option<Box<Arena>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
@@ -74,6 +77,7 @@ impl Context {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), idle_pipes)),
             handshakes: Turns::default(),
+            arena: RefCell::new(None),
             buffers: RefCell::new(Vec::new()),
             view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full(), None))),
             random: Cell::new(seed | 1),
@@ -165,6 +169,29 @@ pub(crate) fn run<H: Handler>(start: Start, handler: H) {
     }
 }
 
+/// The hubs of a worker, by the listener, each with its tasks.
+#[derive(Default)]
+struct Hubs(HashMap<Arc<str>, (Rc<Hub>, [AbortHandle; 2])>);
+
+impl Hubs {
+    /// That of `listener`. Those that nobody needs any more go.
+    fn of(&mut self, context: &Rc<Context>, listener: &Arc<str>) -> io::Result<Rc<Hub>> {
+        self.0.retain(|name, (hub, tasks)| {
+            let is_needed = name == listener || !hub.is_idle();
+            if !is_needed {
+                tasks.iter().for_each(AbortHandle::abort);
+            }
+            is_needed
+        });
+        if let Some((hub, _)) = self.0.get(listener) {
+            return Ok(Rc::clone(hub));
+        }
+        let (hub, tasks) = Hub::start(context, listener)?;
+        self.0.insert(Arc::clone(listener), (Rc::clone(&hub), tasks));
+        Ok(hub)
+    }
+}
+
 /// A door that is watched.
 struct Watched {
     closing: watch::Sender<Closing>,
@@ -173,20 +200,31 @@ struct Watched {
 
 async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: UnboundedReceiver<Mail>) {
     let mut doors: HashMap<DoorId, Watched> = HashMap::new();
+    let mut hubs = Hubs::default();
     tokio::task::spawn_local(pacemaker(Rc::clone(&context)));
     if let Some(every) = context.shared.log.every() {
         tokio::task::spawn_local(record_live_sessions(Rc::clone(&context), every));
     }
     while let Some(message) = mail.recv().await {
         match message {
-            Mail::Open(Door { id, listener, place, socket }) => match Listening::new(socket, &place) {
-                Ok(listening) => {
-                    let (closing, told) = watch::channel(Closing::No);
-                    let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), told);
-                    doors.insert(id, Watched { closing, task: tokio::task::spawn_local(task) });
+            Mail::Open(Door { id, listener, place, socket }) => {
+                let (closing, told) = watch::channel(Closing::No);
+                let name = Arc::clone(&listener);
+                let task = match place {
+                    Place::Udp(..) => hubs.of(&context, &listener).and_then(|hub| {
+                        let socket = Datagrams::new(socket, &place)?;
+                        Ok(tokio::task::spawn_local(hub.open(socket, told)))
+                    }),
+                    Place::Tcp(..) | Place::Unix(_) => Listening::new(socket, &place).map(|listening| {
+                        let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), told);
+                        tokio::task::spawn_local(task)
+                    }),
+                };
+                match task {
+                    Ok(task) => drop(doors.insert(id, Watched { closing, task })),
+                    Err(error) => tracing::error!(listener = &*name, %error, "cannot watch a listening socket"),
                 }
-                Err(error) => tracing::error!(listener = &*listener, %error, "cannot watch a listening socket"),
-            },
+            }
             Mail::Leave(id) => {
                 if let Some(door) = doors.remove(&id) {
                     // It may have ended by itself.

@@ -81,7 +81,7 @@ fn a_thousand_panics_cost_a_thousand_flows_and_nothing_else() {
     tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
         let mut running = server.start(&Fragile, Arc::new(Silent), floodway_runtime::AllByHand::new()).unwrap();
         running.open_doors();
-        let front = running.places()[0].1.parse().unwrap();
+        let front = running.places()[0].1.to_string().parse().unwrap();
         let done = tokio::task::spawn_blocking(move || clients(front)).await;
         assert_eq!(running.shared().panics(), 1000);
         done.expect("the clients");

@@ -13,7 +13,7 @@ use crate::{Endpoint, Failback, FlowKey, Places, Sticky, scalar};
 
 impl Builder<'_> {
     pub(super) fn build_algorithm(&mut self, pool: &Node, endpoints: usize) -> (Algorithm, FlowKey) {
-        let Some((word, node)) = chosen(pool, "balance") else { return (Algorithm::RoundRobin, SOURCE_IP) };
+        let Some((word, node)) = chosen(pool, "balance") else { return (Algorithm::RoundRobin, FlowKey::Usual) };
         let algorithm = match word {
             "least_conn" => Algorithm::LeastConn,
             "p2c" => Algorithm::P2c,
@@ -25,7 +25,7 @@ impl Builder<'_> {
             "ring_hash" => Algorithm::RingHash { load_bound: node.integer("load_bound") },
             _ => Algorithm::RoundRobin,
         };
-        (algorithm, build_key(node))
+        (algorithm, flow_key(node, "key").unwrap_or(FlowKey::Usual))
     }
 
     fn build_slots(&mut self, node: &Node, endpoints: usize) -> u32 {
@@ -121,7 +121,7 @@ impl Builder<'_> {
 pub(super) fn build_sticky(pool: &Node) -> Option<Sticky> {
     let node = pool.get("sticky")?;
     Some(Sticky {
-        key: build_key(node),
+        key: flow_key(node, "key").unwrap_or(FlowKey::SourceIp { v4: 32, v6: 128 }),
         ttl: node.duration("ttl").unwrap_or(Duration::from_secs(1800)),
         entries: node.integer("entries").unwrap_or(200_000) as usize,
     })
@@ -145,12 +145,6 @@ pub(super) fn build_ejection(pool: &Node) -> Option<EjectionRules> {
         most: share.unwrap_or(5000),
         outliers: node.is_on("outliers"),
     })
-}
-
-const SOURCE_IP: FlowKey = FlowKey::SourceIp { v4: 32, v6: 128 };
-
-fn build_key(node: &Node) -> FlowKey {
-    flow_key(node, "key").unwrap_or(SOURCE_IP)
 }
 
 /// What `key` of `node` says that a flow is known by, if by anything.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use floodway_policy::{Access, SourcePrefix};
 
 use super::pool::chosen;
+use super::udp::build_protocols;
 use super::{Builder, named};
 use crate::tree::{Node, Value, Word};
 use crate::{
     AcceptProxy, Address, Bind, BindAddress, ClientTimeouts, Keepalive, Listener, PerSource, Pool, PoolId, Problem,
-    Span, Tcp, TcpOptions, WhenRefused, address, scalar,
+    Protocols, Span, Tcp, TcpOptions, WhenRefused, address, scalar,
 };
 
 /// Most ports of one `bind`: each is a socket a worker.
@@ -26,14 +27,24 @@ struct Taken {
 }
 
 enum Place {
-    /// With the interface, if it is one only.
-    Tcp(BindAddress, Option<String>),
+    /// What is spoken there, and the interface, if it is one only.
+    Ip(Protocols, BindAddress, Option<String>),
     Unix(PathBuf),
 }
 
-/// Two binds of one address are apart only if each has an interface of its own.
-fn may_meet(a: Option<&String>, b: Option<&String>) -> bool {
-    a.is_none() || b.is_none() || a == b
+impl Place {
+    /// Whether both would be one socket: two binds of one address are apart if each has an interface of its own, or if they speak
+    /// other protocols.
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(a), Self::Unix(b)) => a == b,
+            (Self::Ip(a, at, a_on), Self::Ip(b, there, b_on)) => {
+                let speak_alike = a.tcp && b.tcp || a.udp && b.udp;
+                speak_alike && (at.overlaps(there) || at == there) && (a_on.is_none() || b_on.is_none() || a_on == b_on)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -57,7 +68,8 @@ impl Builder<'_> {
                 "give at least one address",
             );
         }
-        let bind: Vec<Bind> = binds.iter().filter_map(|b| self.build_bind(word, b, taken)).collect();
+        let protocols = build_protocols(node);
+        let bind: Vec<Bind> = binds.iter().filter_map(|b| self.build_bind((word, protocols), b, taken)).collect();
         self.refuse_unknown_ports(node, &bind);
         self.warn_of_ports_out_of_reach(node, &bind);
         let limits = node.get("limits");
@@ -66,6 +78,8 @@ impl Builder<'_> {
         Listener {
             name: word.text.to_string(),
             bind,
+            protocols,
+            udp: self.build_udp(word, node, protocols),
             access: self.build_access(node.get("access")),
             peer_access: self.build_access(node.get("peer_access")),
             max_sessions: limits.and_then(|l| l.integer("sessions")),
@@ -83,7 +97,12 @@ impl Builder<'_> {
         }
     }
 
-    fn build_bind(&mut self, listener: &Word, node: &Node, taken: &mut Vec<Taken>) -> Option<Bind> {
+    fn build_bind(
+        &mut self,
+        (listener, protocols): (&Word, Protocols),
+        node: &Node,
+        taken: &mut Vec<Taken>,
+    ) -> Option<Bind> {
         let backlog = node.integer("backlog").unwrap_or(4096);
         let misplaced = |builder: &mut Self, keys: &[&str], of: &str| {
             for (word, _) in node.entries().iter().filter(|(w, _)| keys.contains(&w.text.as_ref())) {
@@ -106,13 +125,13 @@ impl Builder<'_> {
                     "choose a shorter path",
                 );
             }
-            let clashes = |t: &&Taken| matches!(&t.place, Place::Unix(other) if *other == path);
-            if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(clashes) {
+            let place = Place::Unix(path.clone());
+            if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(|t| t.place.meets(&place)) {
                 let help = format!("listener `{name}` binds it at {}: choose another path", self.sources.place(*first));
                 let message = format!("`{}` is taken by listener `{name}` already", at.shown());
                 self.error(at.span, message, "overlaps", help);
             }
-            taken.push(Taken { place: Place::Unix(path.clone()), span: at.span, listener: listener.text.to_string() });
+            taken.push(Taken { place, span: at.span, listener: listener.text.to_string() });
             let mode = node.get("mode").and_then(Node::text).and_then(|t| scalar::mode(t).ok());
             return Some(Bind::Unix { path, mode, group: node.string("group"), backlog });
         }
@@ -128,8 +147,8 @@ impl Builder<'_> {
             );
         }
         let interface = node.string("interface");
-        let clashes = |t: &&Taken| matches!(&t.place, Place::Tcp(other, on) if (other.overlaps(&address) || *other == address) && may_meet(on.as_ref(), interface.as_ref()));
-        if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(clashes) {
+        let wanted = Place::Ip(protocols, address, interface.clone());
+        if let Some(Taken { span: first, listener: name, .. }) = taken.iter().find(|t| t.place.meets(&wanted)) {
             let place = self.sources.place(*first);
             let message = format!("`{address}` is taken by listener `{name}` already");
             self.error(
@@ -139,13 +158,9 @@ impl Builder<'_> {
                 format!("listener `{name}` binds it at {place}: choose another address or port"),
             );
         }
-        taken.push(Taken {
-            place: Place::Tcp(address, interface.clone()),
-            span: at.span,
-            listener: listener.text.to_string(),
-        });
+        taken.push(Taken { place: wanted, span: at.span, listener: listener.text.to_string() });
         let (freebind, transparent) = (node.is_on("freebind"), node.is_on("transparent"));
-        Some(Bind::Tcp { address, freebind, transparent, interface, backlog })
+        Some(Bind::Ip { address, freebind, transparent, interface, backlog })
     }
 
     fn build_access(&mut self, node: Option<&Node>) -> Access {
@@ -156,8 +171,8 @@ impl Builder<'_> {
 
     /// Where foreign connections are taken, one to a port of our own must be told from them.
     fn refuse_unknown_ports(&mut self, listener: &Node, binds: &[Bind]) {
-        let takes_any = |bind: &Bind| matches!(bind, Bind::Tcp { transparent: true, .. });
-        let is_unknown = |bind: &Bind| matches!(bind, Bind::Tcp { address, .. } if address.first == 0);
+        let takes_any = |bind: &Bind| matches!(bind, Bind::Ip { transparent: true, .. });
+        let is_unknown = |bind: &Bind| matches!(bind, Bind::Ip { address, .. } if address.first == 0);
         if let Some(at) = listener.get("bind").filter(|_| binds.iter().any(takes_any) && binds.iter().any(is_unknown)) {
             self.error(
                 at.span,
@@ -192,13 +207,21 @@ impl Builder<'_> {
             max_sessions: node.integer("sessions"),
             rate: node.rate("rate"),
             bandwidth: node.bandwidth("bandwidth"),
+            datagrams: node.rate("datagrams"),
             prefix: SourcePrefix { v4: bits("v4", 32), v6: bits("v6", 64) },
             exempt: Access::new(Some(&exempt), &[]),
         };
-        let limits_something =
-            per_source.max_sessions.is_some() || per_source.rate.is_some() || per_source.bandwidth.is_some();
+        let limits_something = per_source.max_sessions.is_some()
+            || per_source.rate.is_some()
+            || per_source.bandwidth.is_some()
+            || per_source.datagrams.is_some();
         if !limits_something && node.entries().iter().all(|(w, _)| ["prefix", "exempt"].contains(&w.text.as_ref())) {
-            self.error(node.span, "`per_source` limits nothing", "incomplete", "add `sessions`, `rate` or `bandwidth`");
+            self.error(
+                node.span,
+                "`per_source` limits nothing",
+                "incomplete",
+                "add `sessions`, `rate`, `bandwidth` or `datagrams`",
+            );
         }
         limits_something.then_some(per_source)
     }
@@ -206,7 +229,10 @@ impl Builder<'_> {
     fn build_client_timeouts(&mut self, listener: &Word, node: Option<&Node>) -> ClientTimeouts {
         self.warn_of_endless_sessions("listener", &listener.text, node);
         ClientTimeouts {
-            idle: node.and_then(|n| n.duration("idle")),
+            idle: match node.and_then(|n| n.get("idle")).and_then(Node::text) {
+                None | Some("auto") => Some(Duration::from_secs(3600)),
+                Some(time) => scalar::duration(time).ok(),
+            },
             half_close: node.and_then(|n| n.duration("half_close")).unwrap_or(Duration::from_secs(30)),
             lifetime: node.and_then(|n| n.duration("lifetime")),
             sniff: node.and_then(|n| n.duration("sniff")).unwrap_or(Duration::from_secs(5)),
@@ -266,7 +292,7 @@ impl Builder<'_> {
             for listener in listeners.iter().filter(|l| l.reachable(pools).contains(&id)) {
                 let fault = listener.bind.iter().find_map(|bind| match bind {
                     Bind::Unix { .. } => Some("a unix socket has no port".to_owned()),
-                    Bind::Tcp { address, .. } => {
+                    Bind::Ip { address, .. } => {
                         address.last.checked_add(by).is_none().then(|| format!("{} + {by} is past 65535", address.last))
                     }
                 });

@@ -302,7 +302,8 @@ fn build_send_proxy(pool: &Node) -> Option<SendProxy> {
             let kinds: Vec<Option<u8>> = kinds.iter().filter_map(|i| scalar::tlv(i.text()?).ok()).collect();
             // One of them is `all`.
             let tlvs = kinds.into_iter().collect::<Option<Vec<u8>>>();
-            Some(SendProxy::V2 { tlvs, checksum: v2.is_on("checksum") })
+            let first_only = v2.get("datagrams").and_then(Node::text) == Some("first");
+            Some(SendProxy::V2 { tlvs, checksum: v2.is_on("checksum"), first_only })
         }
     }
 }

@@ -41,8 +41,9 @@ impl Builder<'_> {
     pub(super) fn build_metrics(&mut self, root: &Node, listeners: &[Listener]) -> Option<BindAddress> {
         let node = root.get("metrics")?;
         let ours = node.get("bind")?.text().and_then(|t| address::bind(t).ok())?;
-        let clash =
-            |l: &&Listener| l.bind.iter().any(|b| matches!(b, Bind::Tcp { address, .. } if address.overlaps(&ours)));
+        let clash = |l: &&Listener| {
+            l.protocols.tcp && l.bind.iter().any(|b| matches!(b, Bind::Ip { address, .. } if address.overlaps(&ours)))
+        };
         if let (Some(listener), Some(at)) = (listeners.iter().find(clash), node.get("bind")) {
             let message = format!("`{ours}` is taken by listener `{}` already", listener.name);
             self.error(at.span, message, "overlaps", "choose another port for metrics");

@@ -212,9 +212,9 @@ impl Builder<'_> {
         for bind in binds {
             match bind {
                 Bind::Unix { .. } => {}
-                Bind::Tcp { transparent: true, .. } => return,
-                Bind::Tcp { address, .. } if address.first == 0 => return,
-                Bind::Tcp { address, .. } => reached.push(address.first..=address.last),
+                Bind::Ip { transparent: true, .. } => return,
+                Bind::Ip { address, .. } if address.first == 0 => return,
+                Bind::Ip { address, .. } => reached.push(address.first..=address.last),
             }
         }
         let all = listener.get("bind").map(Node::items).unwrap_or_default();

@@ -426,6 +426,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
             ("port", args.port.map(|port| port.to_string())),
             ("sni", args.sni.clone()),
             ("alpn", (!args.alpn.is_empty()).then(|| args.alpn.join(","))),
+            ("udp", args.udp.then(|| "true".to_owned())),
+            ("token", args.token.clone()),
         ];
         let given = given.into_iter().filter_map(|(key, value)| Some(format!("&{key}={}", part(&value?))));
         let path = format!("/v1/explain?listener={}{}", part(listener), given.collect::<String>());
@@ -439,6 +441,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
         }
         Ok(checked) => {
             let question = Question::new(args.source, args.port, args.sni.as_deref(), &args.alpn);
+            let token = args.token.as_deref().map(floodway_config::hex).transpose().map_err(anyhow::Error::msg)?;
+            let question = Question { token, is_datagram: args.udp, ..question };
             let answer = floodway_admin::view::explain_offline(&checked.config, listener, &question);
             let answer = match answer {
                 Some(answer) => (200, answer),

@@ -212,6 +212,12 @@ pub fn could_begin(bytes: &[u8]) -> bool {
     agrees(bytes, v1::SIGNATURE) || agrees(bytes, v2::SIGNATURE)
 }
 
+/// Whether a datagram begins with a header: version 2 is the only one for datagrams.
+#[must_use]
+pub fn begins_datagram(bytes: &[u8]) -> bool {
+    bytes.starts_with(v2::SIGNATURE)
+}
+
 /// Whether `bytes` begin as `pattern` does, as far as both go.
 fn agrees(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.iter().zip(pattern).all(|(byte, wanted)| byte == wanted)

@@ -13,7 +13,7 @@ use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeo
 use floodway_net::{PIPE_BYTES, Pipe};
 use tokio::time::sleep;
 
-use crate::counters::{Bytes, Failure, Serving};
+use crate::counters::{BothWays, Failure, Serving};
 use crate::dial::dial;
 use crate::handler::{Flow, Handler, Room};
 use crate::relay::end::{End, Way};
@@ -91,7 +91,7 @@ fn timeouts(context: &Context, session: &Session, now: Duration) -> Timeouts {
 
 /// Where passed bytes are counted, found once for a session.
 struct Meter<'a> {
-    traffic: Option<&'a Bytes>,
+    traffic: Option<&'a BothWays>,
     serving: &'a Serving,
 }
 
