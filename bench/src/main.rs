@@ -17,6 +17,7 @@ mod report;
 mod server;
 mod simulate;
 mod tls;
+mod udp;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,8 @@ enum Command {
     Tcp(TcpArgs),
     /// TLS that ends here, and TLS that is passed through by name
     Tls(tls::TlsArgs),
+    /// UDP beside nginx: round trips, floods, trains, DNS
+    Udp(udp::UdpArgs),
     /// Reloads under new connections and long streams
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
@@ -85,6 +88,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Tcp(args) => tcp(&args),
         Command::Tls(args) => tls::run(&args),
+        Command::Udp(args) => udp::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Simulate(args) => simulate::run(&args),

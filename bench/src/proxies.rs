@@ -84,30 +84,11 @@ impl Proxy {
         certificate: Option<&Certificate>,
         listener: &str,
     ) -> anyhow::Result<Self> {
-        let name = kind.name;
-        let binary = match name {
-            "floodway" => std::env::current_exe()?.with_file_name(name),
-            _ => peer(name, peers),
-        };
-        let version = self::version(&binary, &[kind.version])?;
-        let folder = tempfile::tempdir()?;
         let front = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let path = folder.path().join("config");
-        let task = Task { front, endpoints, certificate, listener, folder: folder.path() };
-        std::fs::write(&path, (kind.config)(&task))?;
-        let mut command = Command::new(binary);
-        command.args(kind.args).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut proxy = Self { name, version, front, fresh: 0.0, child: command.spawn()?, _folder: folder };
-        let begin = Instant::now();
-        while TcpStream::connect(front).is_err() {
-            if let Some(status) = proxy.child.try_wait()? {
-                bail!("{name} ended with {status}");
-            }
-            if begin.elapsed() > Duration::from_secs(20) {
-                bail!("{name} does not listen");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let mut proxy = Self::spawn(kind, peers, front, |folder| {
+            (kind.config)(&Task { front, endpoints, certificate, listener, folder })
+        })?;
+        proxy.wait(|| TcpStream::connect(front).is_ok())?;
         // What it runs is in memory now, and nothing else has happened.
         if certificate.is_none() {
             for _ in 0..16 {
@@ -116,6 +97,59 @@ impl Proxy {
         }
         proxy.fresh = crate::measure::pss(proxy.pid());
         Ok(proxy)
+    }
+
+    /// Starts the proxy `name` for datagrams, in front of `endpoints`; flows end after so many `responses`, if they are counted.
+    pub(crate) fn start_udp(
+        name: &'static str,
+        peers: &[PathBuf],
+        endpoints: &[SocketAddr],
+        responses: Option<u32>,
+    ) -> anyhow::Result<Self> {
+        let kind = KINDS.iter().find(|kind| kind.name == name).context("a proxy")?;
+        let front = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let config = if name == "nginx" { nginx_udp } else { floodway_udp };
+        let mut proxy = Self::spawn(kind, peers, front, |folder| config(front, endpoints, responses, folder))?;
+        let probe = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        probe.set_read_timeout(Some(Duration::from_millis(20)))?;
+        probe.connect(front)?;
+        // Nobody may be there yet.
+        proxy.wait(|| probe.send(&[0; 64]).is_ok() && probe.recv(&mut [0; 64]).is_ok())?;
+        Ok(proxy)
+    }
+
+    fn spawn(
+        kind: &Kind,
+        peers: &[PathBuf],
+        front: SocketAddr,
+        config: impl FnOnce(&Path) -> String,
+    ) -> anyhow::Result<Self> {
+        let name = kind.name;
+        let binary = match name {
+            "floodway" => std::env::current_exe()?.with_file_name(name),
+            _ => peer(name, peers),
+        };
+        let version = self::version(&binary, &[kind.version])?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config");
+        std::fs::write(&path, config(folder.path()))?;
+        let mut command = Command::new(binary);
+        command.args(kind.args).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { name, version, front, fresh: 0.0, child: command.spawn()?, _folder: folder })
+    }
+
+    fn wait(&mut self, mut is_there: impl FnMut() -> bool) -> anyhow::Result<()> {
+        let (begin, name) = (Instant::now(), self.name);
+        while !is_there() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{name} ended with {status}");
+            }
+            if begin.elapsed() > Duration::from_secs(20) {
+                bail!("{name} does not listen");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -210,5 +244,24 @@ fn nginx_config(task: &Task<'_>) -> String {
         load = nginx_module(),
         folder = task.folder.display(),
         front = task.front,
+    )
+}
+
+fn floodway_udp(front: SocketAddr, endpoints: &[SocketAddr], responses: Option<u32>, _: &Path) -> String {
+    let list: Vec<String> = endpoints.iter().map(|e| format!("\"{e}\"")).collect();
+    let udp = responses.map_or(String::new(), |n| format!(", udp: {{ responses: {n} }}"));
+    format!(
+        "listeners:\n  l: {{ bind: \"{front}\", protocol: udp, forward: p{udp} }}\npools:\n  p: {{ endpoints: [{}] }}\nruntime: {{ workers: 2, drain_timeout: 0s }}\nlog: {{ level: error, sessions: {{ end: off }} }}\n",
+        list.join(", ")
+    )
+}
+
+fn nginx_udp(front: SocketAddr, endpoints: &[SocketAddr], responses: Option<u32>, folder: &Path) -> String {
+    let servers: String = endpoints.iter().map(|e| format!("    server {e};\n")).collect();
+    let responses = responses.map_or(String::new(), |n| format!("proxy_responses {n}; "));
+    format!(
+        "{load}daemon off;\nuser root;\npid {folder}/pid;\nerror_log {folder}/error.log crit;\nworker_processes 2;\nevents {{ worker_connections 20000; }}\nstream {{\n  access_log off;\n  upstream p {{\n{servers}  }}\n  server {{ listen {front} udp reuseport rcvbuf=4m sndbuf=4m; proxy_pass p; proxy_timeout 60s; {responses}}}\n}}\n",
+        load = nginx_module(),
+        folder = folder.display(),
     )
 }

@@ -64,6 +64,30 @@ impl Report {
         self.samples.entry((scenario, proxy.name)).or_default().push(sample);
     }
 
+    /// As [`Report::add`], of a proxy that the report may not know yet.
+    pub(crate) fn add_with_proxy(
+        &mut self,
+        scenario: &'static str,
+        operation: &'static str,
+        proxy: &Proxy,
+        sample: Sample,
+    ) {
+        if !self.proxies.iter().any(|(name, _)| *name == proxy.name) {
+            self.proxies.push((proxy.name, proxy.version.clone()));
+        }
+        self.add(scenario, operation, proxy, sample);
+    }
+
+    /// Floodway's rate over that of the better peer.
+    pub(crate) fn rate_ratio(&self, scenario: &'static str) -> Option<f64> {
+        self.ratio(scenario, &FIGURES[1]).map(|(ratio, _)| ratio)
+    }
+
+    /// What failed with one proxy.
+    pub(crate) fn failures_of(&self, scenario: &'static str, proxy: &'static str) -> u64 {
+        self.samples.get(&(scenario, proxy)).into_iter().flatten().map(|sample| sample.failures).sum()
+    }
+
     /// Floodway's CPU over that of the better peer.
     pub(crate) fn cpu_ratio(&self, scenario: &'static str) -> Option<f64> {
         self.ratio(scenario, &FIGURES[0]).map(|(ratio, _)| ratio)

@@ -33,7 +33,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-admin", ADMIN),
         ("floodway", BINARY),
         ("floodway-tests", &[]),
-        ("floodway-bench", &["balance", "sim"]),
+        ("floodway-bench", &["balance", "mmsg", "sim"]),
         ("floodway-sim", &["balance", "judge"]),
         ("floodway-counts", &["balance", "flow", "runtime"]),
     ])
