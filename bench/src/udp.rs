@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IoSlice;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use floodway_mmsg::{Inbox, MOST_BYTES, Outbox, Outgoing};
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce, UdpGroSegment};
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, RcvBufForce, SndBufForce, UdpGroSegment};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::measure::{Sample, cpu};
 use crate::proxies::Proxy;
@@ -236,66 +236,107 @@ fn serve(socket: &UdpSocket, swallowed: &AtomicU64, stop: &AtomicBool) {
     }
 }
 
-/// A flow of the client's: what it has sent, and when.
-struct Flow {
+/// The client's end of many flows: one socket, and an address of loopback for each. A socket for each would take more of the machine
+/// than the proxies do.
+struct Crowd {
     socket: UdpSocket,
+    front: SocketAddr,
+    inbox: Inbox,
+    outbox: Outbox,
+    flows: Vec<Flow>,
+}
+
+/// What a flow has sent, and when.
+#[derive(Clone, Copy)]
+struct Flow {
     number: u64,
     sent: Instant,
 }
 
-impl Flow {
+/// Datagrams that the client sends, or receives, in one call.
+const BATCH: usize = 64;
+
+impl Crowd {
+    fn new(front: SocketAddr, flows: usize) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_nonblocking(true)?;
+        let socket = with_buffers(socket)?;
+        setsockopt(&socket, Ipv4PacketInfo, &true)?;
+        let flows = vec![Flow { number: 0, sent: Instant::now() }; flows];
+        Ok(Self { socket, front, inbox: Inbox::new(BATCH, 2048), outbox: Outbox::new(BATCH), flows })
+    }
+
+    /// 127.2.0.1, 127.2.0.2, …
+    fn address(flow: usize) -> IpAddr {
+        Ipv4Addr::from(0x7f02_0001 + u32::try_from(flow).unwrap_or(0)).into()
+    }
+
     fn message(&self, flow: usize) -> [u8; SMALL] {
         let mut message = [0; SMALL];
         message[8..16].copy_from_slice(&(flow as u64).to_le_bytes());
-        message[16..24].copy_from_slice(&self.number.to_le_bytes());
+        message[16..24].copy_from_slice(&self.flows[flow].number.to_le_bytes());
         message
     }
 
-    fn send(&mut self, flow: usize) {
-        self.number += 1;
-        self.sent = Instant::now();
-        // Where it is lost, its time runs out.
-        let _ = self.socket.send(&self.message(flow));
+    /// Sends the next message of each of `flows`.
+    fn send(&mut self, flows: &[usize]) {
+        for some in flows.chunks(BATCH) {
+            let now = Instant::now();
+            for &flow in some {
+                self.flows[flow] = Flow { number: self.flows[flow].number + 1, sent: now };
+            }
+            let texts: Vec<[u8; SMALL]> = some.iter().map(|&flow| self.message(flow)).collect();
+            let parts: Vec<IoSlice<'_>> = texts.iter().map(|text| IoSlice::new(text)).collect();
+            let message = |(i, &flow): (usize, &usize)| Outgoing {
+                parts: i..i + 1,
+                to: Some(self.front),
+                from: Some(Self::address(flow)),
+                ..Outgoing::default()
+            };
+            let messages: Vec<Outgoing> = some.iter().enumerate().map(message).collect();
+            let mut left = &messages[..];
+            while !left.is_empty() {
+                // What does not go is lost: its time runs out.
+                let sent = self.outbox.send(self.socket.as_fd(), left, &parts).unwrap_or(1);
+                left = &left[sent.max(1)..];
+            }
+        }
     }
 }
 
 /// Each answer must be that of its flow's question.
 fn round_trips(front: SocketAddr, flows: usize, until: Instant) -> anyhow::Result<Sample> {
-    let queue = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut all = Vec::with_capacity(flows);
-    for i in 0..flows {
-        let socket = socket()?;
-        socket.connect(front)?;
-        epoll::add(&queue, &socket, epoll::EventData::new_u64(i as u64), epoll::EventFlags::IN)?;
-        all.push(Flow { socket, number: 0, sent: Instant::now() });
-    }
+    let mut crowd = Crowd::new(front, flows)?;
     let mut sample = Sample::default();
-    all.iter_mut().enumerate().for_each(|(i, flow)| flow.send(i));
-    let mut events = Vec::with_capacity(256);
+    crowd.send(&(0..flows).collect::<Vec<_>>());
     let mut look = Instant::now() + PATIENCE;
-    let mut buffer = [0; SMALL];
+    let mut answered = Vec::with_capacity(BATCH);
     while Instant::now() < until {
-        events.clear();
         let a_moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-        epoll::wait(&queue, rustix::buffer::spare_capacity(&mut events), Some(&a_moment))?;
-        for event in &events {
-            let i = usize::try_from(event.data.u64())?;
-            let flow = &mut all[i];
-            let Ok(length) = flow.socket.recv(&mut buffer) else { continue };
-            ensure!(buffer[8..16] == (i as u64).to_le_bytes(), "an answer of another flow");
-            if buffer[..length] != flow.message(i) {
-                // Of a question that was given up.
-                continue;
+        poll(&mut [PollFd::new(&crowd.socket, PollFlags::IN)], Some(&a_moment))?;
+        answered.clear();
+        let count = crowd.inbox.receive(crowd.socket.as_fd(), 0..BATCH).unwrap_or(0);
+        for i in 0..count {
+            let facts = *crowd.inbox.facts(i);
+            let bytes = crowd.inbox.bytes(i, facts.length);
+            let told = bytes.get(8..16).and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
+            let flow = told.and_then(|flow| usize::try_from(flow).ok()).filter(|flow| *flow < flows);
+            let flow = flow.context("no answer of ours")?;
+            ensure!(facts.local == Some(Crowd::address(flow)), "an answer of another flow");
+            // Otherwise it is of a question that was given up.
+            if *bytes == crowd.message(flow) {
+                let took = crowd.flows[flow].sent.elapsed().as_micros();
+                sample.latencies.push(u32::try_from(took).unwrap_or(u32::MAX));
+                answered.push(flow);
             }
-            sample.latencies.push(u32::try_from(flow.sent.elapsed().as_micros()).unwrap_or(u32::MAX));
-            flow.send(i);
         }
+        crowd.send(&answered);
         if Instant::now() >= look {
             look = Instant::now() + PATIENCE / 5;
-            for (i, flow) in all.iter_mut().enumerate().filter(|(_, flow)| flow.sent.elapsed() > PATIENCE) {
-                sample.failures += 1;
-                flow.send(i);
-            }
+            let lost = crowd.flows.iter().enumerate().filter(|(_, flow)| flow.sent.elapsed() > PATIENCE);
+            let lost: Vec<usize> = lost.map(|(i, _)| i).collect();
+            sample.failures += lost.len() as u64;
+            crowd.send(&lost);
         }
     }
     sample.operations = sample.latencies.len() as f64;
