@@ -207,7 +207,8 @@ fn serve(socket: &UdpSocket, swallowed: &AtomicU64, stop: &AtomicBool) {
             let facts = *inbox.facts(i);
             let bytes = inbox.bytes(i, facts.length);
             let of_last = bytes.len() - bytes.len() % facts.segment.unwrap_or(bytes.len().max(1));
-            let last = if of_last == bytes.len() { bytes.len() - facts.segment.unwrap_or(bytes.len()) } else { of_last };
+            let last =
+                if of_last == bytes.len() { bytes.len() - facts.segment.unwrap_or(bytes.len()) } else { of_last };
             let is_last = bytes.get(last) == Some(&LAST);
             // Questions of DNS are shorter, and begin as they like.
             let segment = match bytes.first().filter(|_| bytes.len() >= SMALL) {

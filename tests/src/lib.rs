@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificates;
+mod datagrams;
 mod load;
 mod name_server;
 mod process;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use backend::{Backend, echo};
 pub use certificates::{Authority, Issued, Kind};
+pub use datagrams::{UdpBackend, UdpClient, udp_socket};
 pub use load::{Load, Seen};
 pub use name_server::{Asked, Behaviour, HUGE, NameServer, SPOOFED};
 pub use process::{Floodway, Options, binary, project_folder, run};

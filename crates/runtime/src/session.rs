@@ -160,7 +160,8 @@ pub(crate) struct Session {
     place: Cell<Option<Box<SocketAddr>>>,
     counted: Cell<bool>,
     endpoint: Cell<Option<u32>>,
-    connect: Cell<Option<Duration>>,
+    /// How long the connect took, in nanoseconds; [`NEVER`] until then.
+    connect: Cell<u64>,
     /// Connects begun.
     tries: Cell<u32>,
     to_endpoint: Cell<u64>,
@@ -169,12 +170,12 @@ pub(crate) struct Session {
     datagrams: [Cell<u64>; 2],
     /// When a byte was last passed on, in nanoseconds on the process's clock.
     touched: Cell<u64>,
-    error: RefCell<Option<String>>,
+    error: Cell<Option<Box<str>>>,
     /// Whom its endpoint was chosen from.
     field: Cell<Weak<Field>>,
     /// Set from outside; the waker is its task's.
     told: Cell<Told>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
     /// When its task is to be woken because of the time, in nanoseconds.
     due: Cell<u64>,
 }
@@ -254,7 +255,7 @@ impl Session {
     /// Endpoint `index` of its pool is connected, after `took`.
     pub(crate) fn connected(&self, index: usize, took: Duration) {
         self.endpoint.set(u32::try_from(index).ok());
-        self.connect.set(Some(took));
+        self.connect.set(nanoseconds(took));
     }
 
     /// Endpoint `index` of its pool gets its datagrams.
@@ -270,12 +271,12 @@ impl Session {
     /// It went no further with its endpoint than the connect.
     pub(crate) fn disconnected(&self) {
         self.endpoint.set(None);
-        self.connect.set(None);
+        self.connect.set(NEVER);
     }
 
     /// An endpoint failed; another may be tried.
     pub(crate) fn failed(&self, endpoint: &Endpoint, error: &str) {
-        *self.error.borrow_mut() = Some(format!("{}: {error}", endpoint.name));
+        self.error.set(Some(format!("{}: {error}", endpoint.name).into()));
     }
 
     /// Endpoint `index` of its pool has failed it; control is told where that is once too often.
@@ -326,6 +327,17 @@ impl Session {
         }
     }
 
+    fn connect_time(&self) -> Option<Duration> {
+        Some(self.connect.get()).filter(|took| *took != NEVER).map(Duration::from_nanos)
+    }
+
+    /// What went wrong, in words.
+    fn said_error(&self) -> Option<Box<str>> {
+        let error = self.error.take();
+        self.error.set(error.clone());
+        error
+    }
+
     /// Whether the endpoint has sent anything.
     pub(crate) fn is_answered(&self) -> bool {
         self.to_client.get() > 0
@@ -338,7 +350,7 @@ impl Session {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
+        if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
@@ -360,7 +372,7 @@ impl Session {
     /// Has its task woken at `time`, or a beat later ([`Sessions::beat`]); `None` is never. It may be told anew as often as
     /// one likes: that costs nothing.
     pub(crate) fn wake_at(&self, time: Option<Duration>) {
-        self.due.set(time.map_or(u64::MAX, nanoseconds));
+        self.due.set(time.map_or(NEVER, nanoseconds));
     }
 
     /// Whether its time has come.
@@ -373,10 +385,8 @@ impl Session {
         if let Told::End(reason) = self.told.get() {
             return Poll::Ready(reason);
         }
-        let mut stored = self.waker.borrow_mut();
-        if !stored.as_ref().is_some_and(|w| w.will_wake(waker)) {
-            *stored = Some(waker.clone());
-        }
+        let stored = self.waker.take().filter(|w| w.will_wake(waker));
+        self.waker.set(Some(stored.unwrap_or_else(|| waker.clone())));
         Poll::Pending
     }
 
@@ -394,7 +404,7 @@ impl Session {
             peer: self.introduction().map_or(self.source, |told| told.proxy),
             age: self.age(now),
             idle: self.idle(now),
-            connect: self.connect.get(),
+            connect: self.connect_time(),
             retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
             bytes_out: self.to_client.get(),
@@ -415,7 +425,7 @@ impl Session {
             algorithm: self.pool().balance.algorithm().as_str(),
             candidates: field.eligible.iter().filter_map(|&(i, weight)| Some((named(i)?, weight))).collect(),
             excluded: field.excluded.iter().filter_map(|&(i, why)| Some((named(i)?, why.as_str()))).collect(),
-            failed: self.error.borrow().clone(),
+            failed: self.said_error().map(String::from),
         })
     }
 
@@ -479,16 +489,16 @@ impl Session {
             place: Cell::new(None),
             counted: self.counted.clone(),
             endpoint: Cell::new(None),
-            connect: Cell::new(None),
+            connect: Cell::new(NEVER),
             tries: self.tries.clone(),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
             datagrams: self.datagrams.clone(),
             touched: self.touched.clone(),
-            error: RefCell::new(self.error.take()),
+            error: Cell::new(self.error.take()),
             field: Cell::new(Weak::new()),
             told: self.told.clone(),
-            waker: RefCell::new(self.waker.take()),
+            waker: Cell::new(self.waker.take()),
             due: self.due.clone(),
         }
     }
@@ -502,7 +512,7 @@ impl Session {
     }
 
     fn record(&self, context: &Context, event: Event) {
-        let error = self.error.borrow();
+        let error = self.said_error();
         context.shared.log.record(&Record {
             event,
             id: self.id,
@@ -515,7 +525,7 @@ impl Session {
             is_datagrams: self.is_datagrams,
             known: self.known(),
             age: self.age(context.shared.now()),
-            connect: self.connect.get(),
+            connect: self.connect_time(),
             retries: self.tries.get().saturating_sub(1),
             bytes_in: self.to_endpoint.get(),
             bytes_out: self.to_client.get(),
@@ -524,6 +534,9 @@ impl Session {
         });
     }
 }
+
+/// No time.
+const NEVER: u64 = u64::MAX;
 
 /// A time on the process's clock, which runs out after five hundred years.
 fn nanoseconds(time: Duration) -> u64 {
@@ -655,8 +668,9 @@ impl Sessions {
     /// hardly one ever comes to its end, and each would be set and taken back twice a connection.
     pub(crate) fn beat(&self, now: Duration) {
         for (_, session) in self.live.borrow().iter().filter(|(_, session)| session.is_due(now)) {
-            if let Some(waker) = session.waker.borrow().as_ref() {
+            if let Some(waker) = session.waker.take() {
                 waker.wake_by_ref();
+                session.waker.set(Some(waker));
             }
         }
     }
@@ -739,7 +753,8 @@ pub(crate) struct Arrived {
 pub(crate) struct Registered {
     pub(crate) session: Rc<Session>,
     pub(crate) context: Rc<Context>,
-    key: usize,
+    /// Its place there.
+    key: u32,
     outcome: Cell<Outcome>,
 }
 
@@ -775,22 +790,22 @@ impl Registered {
             place: Cell::new(None),
             counted: Cell::new(false),
             endpoint: Cell::new(None),
-            connect: Cell::new(None),
+            connect: Cell::new(NEVER),
             tries: Cell::new(0),
             to_endpoint: Cell::new(0),
             to_client: Cell::new(0),
             datagrams: Default::default(),
             touched: Cell::new(nanoseconds(accepted)),
-            error: RefCell::new(None),
+            error: Cell::new(None),
             field: Cell::new(Weak::new()),
             told: Cell::new(Told::Nothing),
-            waker: RefCell::new(None),
-            due: Cell::new(u64::MAX),
+            waker: Cell::new(None),
+            due: Cell::new(NEVER),
         });
         if sessions.is_empty() {
             sessions.first.notify_one();
         }
-        let key = sessions.live.borrow_mut().insert(Rc::clone(&session));
+        let key = short(sessions.live.borrow_mut().insert(Rc::clone(&session)));
         Self { session, context, key, outcome: Cell::new(Outcome::Open) }
     }
 
@@ -804,7 +819,7 @@ impl Registered {
         let Some(place) = self.session.place_in(&view) else { return };
         let moved = Rc::new(self.session.moved(view, place));
         let before = std::mem::replace(&mut self.session, moved);
-        if let Some(live) = self.context.sessions.live.borrow_mut().get_mut(self.key) {
+        if let Some(live) = self.context.sessions.live.borrow_mut().get_mut(self.key as usize) {
             *live = Rc::clone(&self.session);
         }
         let (then, now) = (&before.pool().endpoints, &self.session.pool().endpoints);
@@ -835,7 +850,7 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let (context, session) = (&self.context, &self.session);
-        context.sessions.live.borrow_mut().try_remove(self.key);
+        context.sessions.live.borrow_mut().try_remove(self.key as usize);
         let reason = match self.outcome.get() {
             Outcome::Ended(reason) => reason,
             Outcome::Open if std::thread::panicking() => Reason::InternalError,

@@ -12,8 +12,8 @@ use crate::Reason;
 pub const TICK: Duration = Duration::from_millis(250);
 /// Ticks that the wheel has. A deadline further ahead is looked at once a turn.
 const SPOKES: usize = 256;
-/// Flows whose memory is taken at a time: nothing is moved when there are more.
-const BLOCK: usize = 128;
+/// Bytes of the flows whose memory is taken at a time: nothing is moved when there are more.
+const BLOCK_BYTES: usize = 32 * 1024;
 const NONE: u32 = u32::MAX;
 
 /// A flow of a [`Flows`]; the number is used again once the flow has ended.
@@ -59,8 +59,9 @@ struct Slot<K, V> {
     value: V,
     /// Nanoseconds on the caller's clock.
     touched: u64,
-    idle: u64,
     ends_at: u64,
+    /// Milliseconds; the most there are is for ever.
+    idle: u32,
     wheel: Links,
     unconfirmed: Links,
     /// Its place in the wheel.
@@ -72,7 +73,8 @@ struct Slot<K, V> {
 
 impl<K, V> Slot<K, V> {
     fn deadline(&self) -> u64 {
-        self.touched.saturating_add(self.idle).min(self.ends_at)
+        let idle = if self.idle == u32::MAX { u64::MAX } else { u64::from(self.idle) * 1_000_000 };
+        self.touched.saturating_add(idle).min(self.ends_at)
     }
 
     fn links(&mut self, lane: Lane) -> &mut Links {
@@ -114,6 +116,12 @@ pub struct Flows<K, V> {
 }
 
 impl<K: Hash + Eq, V> Flows<K, V> {
+    /// Flows of a block.
+    const BLOCK: usize = {
+        let count = BLOCK_BYTES / size_of::<Option<Slot<K, V>>>();
+        if count == 0 { 1 } else { count }
+    };
+
     /// None yet. `key` is fresh entropy.
     #[must_use]
     pub fn new(key: [u64; 2], now: Duration) -> Self {
@@ -173,7 +181,7 @@ impl<K: Hash + Eq, V> Flows<K, V> {
             self.unbind(before);
         }
         let hash = self.hash(&key);
-        let (touched, idle) = (nanoseconds(now), life.idle.map_or(u64::MAX, nanoseconds));
+        let (touched, idle) = (nanoseconds(now), life.idle.map_or(u32::MAX, milliseconds));
         let ends_at = life.ends_at.map_or(u64::MAX, nanoseconds);
         let slot = Slot {
             key,
@@ -215,7 +223,7 @@ impl<K: Hash + Eq, V> Flows<K, V> {
     /// It has another life from now on.
     pub fn set_life(&mut self, id: FlowId, life: Life) {
         let Some(slot) = self.slot_mut(id.0) else { return };
-        slot.idle = life.idle.map_or(u64::MAX, nanoseconds);
+        slot.idle = life.idle.map_or(u32::MAX, milliseconds);
         slot.ends_at = life.ends_at.map_or(u64::MAX, nanoseconds);
         self.unlink(Lane::Wheel, id.0);
         self.file(id.0);
@@ -306,7 +314,7 @@ impl<K: Hash + Eq, V> Flows<K, V> {
         let on_wheel: usize = lists.map(|(lane, list)| self.walk(lane, list)).sum();
         assert_eq!(on_wheel, self.count, "each has a deadline");
         assert_eq!(self.walk(Lane::Unconfirmed, self.unconfirmed), unconfirmed);
-        assert!(self.free.len() + self.count <= self.blocks.len() * BLOCK);
+        assert!(self.free.len() + self.count <= self.blocks.len() * Self::BLOCK);
     }
 
     fn walk(&self, lane: Lane, list: List) -> usize {
@@ -327,7 +335,7 @@ impl<K: Hash + Eq, V> Flows<K, V> {
     }
 
     fn slot(&self, id: u32) -> Option<&Slot<K, V>> {
-        self.blocks.get(id as usize / BLOCK)?.get(id as usize % BLOCK)?.as_ref()
+        self.blocks.get(id as usize / Self::BLOCK)?.get(id as usize % Self::BLOCK)?.as_ref()
     }
 
     fn slot_mut(&mut self, id: u32) -> Option<&mut Slot<K, V>> {
@@ -335,11 +343,11 @@ impl<K: Hash + Eq, V> Flows<K, V> {
     }
 
     fn place(&mut self, id: u32) -> Option<&mut Option<Slot<K, V>>> {
-        self.blocks.get_mut(id as usize / BLOCK)?.get_mut(id as usize % BLOCK)
+        self.blocks.get_mut(id as usize / Self::BLOCK)?.get_mut(id as usize % Self::BLOCK)
     }
 
     fn store(&mut self, slot: Slot<K, V>) -> u32 {
-        let is_full = self.blocks.last().is_none_or(|block| block.len() == BLOCK);
+        let is_full = self.blocks.last().is_none_or(|block| block.len() == Self::BLOCK);
         if let Some(id) = self.free.pop() {
             if let Some(place) = self.place(id) {
                 *place = Some(slot);
@@ -347,9 +355,9 @@ impl<K: Hash + Eq, V> Flows<K, V> {
             return id;
         }
         if is_full {
-            self.blocks.push(Vec::with_capacity(BLOCK));
+            self.blocks.push(Vec::with_capacity(Self::BLOCK));
         }
-        let before = (self.blocks.len() - 1) * BLOCK;
+        let before = (self.blocks.len() - 1) * Self::BLOCK;
         let block = self.blocks.last_mut().expect("one was made if there was none");
         block.push(Some(slot));
         u32::try_from(before + block.len() - 1).expect("fewer flows than there are files")
@@ -413,6 +421,11 @@ impl<K: Hash + Eq, V> Flows<K, V> {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Fifty days, and from there on for ever.
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn tick_of(nanoseconds: u64) -> u64 {

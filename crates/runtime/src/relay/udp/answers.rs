@@ -257,9 +257,14 @@ impl UdpFlow {
         session.pool().balance.observe(self.lease.index(), session.age(now), now);
     }
 
+    /// Whether its endpoint has not answered yet, and should. Then asking again and again does not make it live longer.
+    pub(super) fn is_owed_an_answer(&self) -> bool {
+        !self.exchange.is_answered() && self.rules().responses.is_some_and(|each| each > 0)
+    }
+
     /// It ends without an answer, where one was expected.
     pub(super) fn note_silence(&self) {
-        if !self.exchange.is_answered() && self.rules().responses.is_some_and(|each| each > 0) {
+        if self.is_owed_an_answer() {
             self.session().endpoint_failed(&self.registered.context, self.lease.index(), Failure::Timeout);
         }
     }

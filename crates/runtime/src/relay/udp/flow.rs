@@ -274,3 +274,13 @@ impl UdpFlow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_stays_small() {
+        assert!(size_of::<UdpFlow>() <= 80, "beside its session, there may be a hundred thousand of them");
+    }
+}

@@ -269,7 +269,9 @@ impl Batch<'_> {
         if flow.exchange.asked(request.count, request.bytes) {
             state.flows.confirm(id);
         }
-        state.flows.touch(id, self.now);
+        if state.flows.get(id).is_some_and(|flow| !flow.is_owed_an_answer()) {
+            state.flows.touch(id, self.now);
+        }
         let Some(flow) = state.flows.get(id) else { return Ok(()) };
         flow.passed(Direction::ToEndpoint, request.count, request.bytes, self.now);
         if flow.exchange.after_request(flow.rules()) == After::Completed {
