@@ -90,13 +90,24 @@ fn pure_crates_see_no_socket_clock_or_chance() {
     }
 }
 
-/// Every package takes the workspace's lints, and they forbid it.
+/// Every package takes the workspace's lints, and they forbid it; but for one leaf, which is small and says why for each.
 #[test]
-fn unsafe_code_is_forbidden_everywhere() {
+fn unsafe_code_is_forbidden_everywhere_but_in_one_leaf() {
     for package in metadata().workspace_packages() {
         let manifest = std::fs::read_to_string(&package.manifest_path).unwrap();
+        if package.name.as_str() == "floodway-mmsg" {
+            assert!(manifest.contains("undocumented_unsafe_blocks = \"deny\""));
+            continue;
+        }
         assert!(manifest.contains("[lints]\nworkspace = true"), "{} leaves the workspace's lints", package.name);
     }
     let root = std::fs::read_to_string(project_folder().join("Cargo.toml")).unwrap();
     assert!(root.contains("unsafe_code = \"forbid\""));
+    let code = |file: &str| {
+        let text = std::fs::read_to_string(project_folder().join("crates/mmsg/src").join(file)).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap().lines().map(str::trim).collect::<Vec<_>>();
+        code.into_iter().filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+    };
+    let lines = code("lib.rs") + code("wire.rs");
+    assert!(lines < 300, "{lines} lines of code");
 }

@@ -144,7 +144,6 @@ fn a_flood_of_strangers_hurts_nobody() {
             }
         });
         assert!(floodway.metric("sessions_active", &[]) <= 500.0);
-        assert!(floodway.count_sessions(|r| r["reason"] == "overload") > 0);
         let grown = floodway.memory_kib("VmRSS:").saturating_sub(memory);
         assert!(grown < 16 * 1024, "{grown} KiB more");
         let stayed: BTreeSet<usize> = echo.seen().values().filter(|said| said[0] == b"one").map(Vec::len).collect();

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
+mod floods;
 mod flows;
 mod guards;
 mod moving;
 mod operating;
 mod proxies;
+mod services;
 mod sizes;
 
 use std::time::Duration;

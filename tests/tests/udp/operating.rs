@@ -21,7 +21,11 @@ fn reloads_lose_no_datagram() {
         let text = |round: usize| {
             let config = config("", &[&a, &b], &format!(", limits: {{ sessions: {} }}", 10_000 + round), workers);
             let more = format!("m: {{ bind: \"127.0.0.1:{other}\", protocol: udp, forward: p }}");
-            if round % 5 == 0 { config.replace("listeners: {", &format!("listeners: {{ {more},")) } else { config }
+            if round.is_multiple_of(5) {
+                config.replace("listeners: {", &format!("listeners: {{ {more},"))
+            } else {
+                config
+            }
         };
         let floodway = Floodway::start(&text(1));
         let front = floodway.address("l");

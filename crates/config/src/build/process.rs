@@ -179,7 +179,9 @@ impl Builder<'_> {
                 help.clone(),
             );
         }
-        for listener in listeners.iter().filter(|l| l.max_sessions.is_some_and(|n| u64::from(n) >= most)) {
+        // A flow of datagrams needs one file, a session over two connections two.
+        let most_of = |l: &Listener| if l.protocols.tcp { most } else { 2 * most };
+        for listener in listeners.iter().filter(|l| l.max_sessions.is_some_and(|n| u64::from(n) >= most_of(l))) {
             let limits = root.get("listeners").and_then(|l| l.get(&listener.name)).and_then(|l| l.get("limits"));
             if let Some(at) = limits.and_then(|l| l.get("sessions")) {
                 let message = format!("listener `{}` allows more sessions than the limit of open files", listener.name);

@@ -40,6 +40,9 @@ const BATCH: usize = 32;
 const EVENTS: usize = 128;
 /// Full batches in a row before others of the worker have their turn.
 const BATCHES_A_TURN: u32 = 8;
+/// How long a flow keeps its place, at least, before it is given up for a newcomer: so long its client has to be confirmed. It also
+/// bounds how many flows a flood of strangers can begin: each costs as much as ten datagrams that are dropped.
+const CHANCE: Duration = Duration::from_secs(1);
 /// After an error of a socket for clients, which it should not have.
 const BREATHER: Duration = Duration::from_millis(50);
 
@@ -371,12 +374,16 @@ impl State {
         }
     }
 
-    /// Ends the oldest flow that nobody has confirmed, for a newcomer.
-    fn make_room(&mut self) -> bool {
+    /// Ends the oldest flow that nobody has confirmed, for a newcomer, once it has had its chance.
+    fn make_room(&mut self, now: Duration) -> bool {
         let oldest = self.flows.oldest_unconfirmed();
-        if let Some(id) = oldest {
-            self.end(id, Reason::Overload);
+        let is_due = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.session().age(now) >= CHANCE);
+        match oldest.filter(is_due) {
+            Some(id) => {
+                self.end(id, Reason::Overload);
+                true
+            }
+            None => false,
         }
-        oldest.is_some()
     }
 }

@@ -226,7 +226,7 @@ impl Batch<'_> {
         let known = told.map(|told| Rc::new(Known { introduction: Some(told), ..Known::default() }));
         let client = request.client;
         let newcomer = Newcomer { client, source, way: Way { to, key, source }, known, avoid };
-        let (flow, life) = begin(self.entry, newcomer, self.now, || state.make_room())?;
+        let (flow, life) = begin(self.entry, newcomer, self.now, || state.make_room(self.now))?;
         if state.flows.is_empty() {
             self.hub.first.notify_one();
         }
