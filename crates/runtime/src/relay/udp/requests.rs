@@ -120,6 +120,11 @@ impl Batch<'_> {
         let facts = inbox.facts(places.start);
         let Some(source) = facts.source else { return };
         let client = Client::new(source, facts.local, door);
+        if places.len() == 1 && facts.segment.is_none() {
+            // As a rule.
+            let part = [IoSlice::new(inbox.bytes(places.start, facts.length))];
+            return self.take(state, outbox, facts, Request::new(client, &part, None));
+        }
         let mut parts = [IoSlice::new(&[]); MOST_SEGMENTS];
         for (part, place) in parts.iter_mut().zip(places.clone()) {
             *part = IoSlice::new(inbox.bytes(place, inbox.facts(place).length));
