@@ -11,8 +11,12 @@ use floodway_judge::{Answer, Member};
 
 use crate::list;
 
-/// Between two looks at the file. It is read when it is the same at two of them, so that no half-written list is taken.
-const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at the file.
+const LOOK: Duration = Duration::from_millis(50);
+/// Looks at which it must be as it was before it is read, so that no half-written list is taken: of one that took the place of
+/// another, as a rule by a rename, and of one that is being written where it stands.
+const LOOKS_REPLACED: u32 = 1;
+const LOOKS_WRITTEN: u32 = 10;
 
 /// Reads a file, and watches it.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ impl File {
         if !watch {
             return self.read().await.0;
         }
-        let mut last = self.seen;
+        let (mut last, mut at_rest) = (self.seen, 0);
         loop {
             tokio::time::sleep(self.look).await;
             let seen = match tokio::fs::metadata(&self.path).await {
@@ -75,8 +79,13 @@ impl File {
                     return unreadable(&e);
                 }
             };
-            let is_at_rest = std::mem::replace(&mut last, seen) == seen;
-            if is_at_rest && seen != self.seen {
+            at_rest = if std::mem::replace(&mut last, seen) == seen { at_rest + 1 } else { 0 };
+            let is_replaced = match (seen, self.seen) {
+                (Seen::At(now), Seen::At(before)) => now.file != before.file,
+                _ => false,
+            };
+            let enough = if is_replaced { LOOKS_REPLACED } else { LOOKS_WRITTEN };
+            if at_rest >= enough && seen != self.seen {
                 let (answer, is_new) = self.read().await;
                 if is_new {
                     return answer;
