@@ -26,6 +26,14 @@ impl Permits {
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
     }
 
+    /// As [`Permits::take`], of the first `most` only: the others are for somebody else.
+    #[must_use]
+    pub fn take_of_first(&self, count: u32, most: u32) -> bool {
+        let most = most.min(self.limit());
+        let taken = |used: u32| used.checked_add(count).filter(|sum| *sum <= most);
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
+    }
+
     /// Gives `count` back. True if somebody may have found too few before.
     pub fn give_back(&self, count: u32) -> bool {
         // One that needs two finds too few where one is left.

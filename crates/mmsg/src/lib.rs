@@ -34,7 +34,8 @@ pub struct Facts {
     pub length: usize,
     /// Who sent it, as the socket's family has it: over IPv6 also IPv4 clients, mapped. `None` for what has no IP address.
     pub source: Option<SocketAddr>,
-    /// The address that it was sent to, where the socket has IP_PKTINFO or IPV6_RECVPKTINFO.
+    /// The address that it was sent to, or that answers come from if that is many's, where the socket has IP_PKTINFO or
+    /// IPV6_RECVPKTINFO.
     pub local: Option<IpAddr>,
     /// The mark of congestion (RFC 3168), where the socket has IP_RECVTOS or IPV6_RECVTCLASS; else 0.
     pub ecn: u8,

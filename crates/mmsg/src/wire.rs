@@ -79,11 +79,13 @@ impl Control {
         while let Some(Message { level, kind, value, next }) = Message::first(rest) {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    // in_pktinfo: the interface, the local address of the route, and the address in the packet.
-                    facts.local = take::<4>(value, 8).map(|ip| Ipv4Addr::from(ip).into());
+                    // in_pktinfo: the interface, the local address to answer from, and the address in the packet: that of everybody,
+                    // perhaps.
+                    facts.local = take::<4>(value, 4).map(|ip| Ipv4Addr::from(ip).into());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    facts.local = take::<16>(value, 0).map(|ip| Ipv6Addr::from(ip).into());
+                    let ip = take::<16>(value, 0).map(|ip| IpAddr::from(Ipv6Addr::from(ip)));
+                    facts.local = ip.filter(|ip| !ip.to_canonical().is_multicast());
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => facts.ecn = value.first().map_or(0, |class| class & 3),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => facts.ecn = (integer(value).unwrap_or(0) & 3) as u8,

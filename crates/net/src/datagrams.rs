@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::options::EndpointOptions;
+use crate::options::{EndpointOptions, set_class};
 use crate::{From, ListenOptions, Place, Steer};
 
 /// Bytes of the kernel's buffers of a socket that many clients send to: some five thousand small datagrams, where the kernel's
@@ -72,7 +72,7 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
     let is_ipv6 = address.is_ipv6();
     set_options(&about, address, options)?;
     if options.socket.dscp.is_none() && before.is_none_or(|b| b.socket.dscp.is_some()) {
-        about.set_tos_v4(0).or_else(|error| if is_ipv6 { Ok(()) } else { Err(error) })?;
+        set_class(&about, 0, is_ipv6)?;
     }
     if options.socket.mark.is_none() && about.mark().is_ok_and(|mark| mark != 0) {
         about.set_mark(0)?;
@@ -183,8 +183,11 @@ impl Upstream {
         let ours = |error: io::Error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
         options.apply_to_datagrams(&socket, to).map_err(ours)?;
         from.bind(&socket, to).map_err(ours)?;
-        rustix::net::connect(&socket, &to)?;
-        Ok(Self(socket.into()))
+        match rustix::net::connect(&socket, &to) {
+            // What the kernel says where every port of the address is taken (inet_autobind); connections say it plainly.
+            Err(Errno::AGAIN) => Err(Errno::ADDRNOTAVAIL.into()),
+            done => Ok(done.map(|()| Self(socket.into()))?),
+        }
     }
 
     /// Sends one datagram.

@@ -123,7 +123,7 @@ impl SocketOptions {
 }
 
 /// A socket of IPv6 may carry IPv4 as well.
-fn set_class(socket: &Socket, class: u32, is_ipv6: bool) -> io::Result<()> {
+pub(crate) fn set_class(socket: &Socket, class: u32, is_ipv6: bool) -> io::Result<()> {
     if is_ipv6 {
         socket.set_tclass_v6(class << 2)?;
     }

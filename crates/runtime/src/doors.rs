@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use floodway_config::{Bind, Config, Listener};
 use floodway_net::{
@@ -27,6 +27,8 @@ pub(crate) struct Door {
     pub(crate) listener: Arc<str>,
     pub(crate) place: Place,
     pub(crate) socket: OwnedFd,
+    /// While it lives the address is ours.
+    pub(crate) held: Weak<()>,
 }
 
 /// What makes two addresses the same socket: all that is fixed once it is bound.
@@ -55,6 +57,8 @@ struct Group {
     /// By socket: its number, and the worker that accepts from it.
     doors: Vec<(DoorId, usize)>,
     file: Option<SocketFile>,
+    /// Whoever was left a socket to answer by sees from it when the address is given up.
+    held: Arc<()>,
 }
 
 /// Every address that is bound.
@@ -120,7 +124,8 @@ impl Doors {
                     }
                 };
                 let listener = listener.name.as_str().into();
-                new.push(Group { key: wanted.key, listener, options, bound, doors: Vec::new(), file });
+                let held = Arc::new(());
+                new.push(Group { key: wanted.key, listener, options, bound, doors: Vec::new(), file, held });
             }
         }
         Ok(Prepared { new })
@@ -209,6 +214,7 @@ impl Doors {
                     listener: Arc::clone(&group.listener),
                     place: group.bound.place.clone(),
                     socket,
+                    held: Arc::downgrade(&group.held),
                 };
                 moves.open.push((worker, door));
                 if let Some((id, at)) = group.doors.get_mut(i) {

@@ -222,7 +222,9 @@ impl Server {
         // Control's, a worker's, and one more for a successor.
         let listening = 3 * self.prepared.sockets() as u64;
         let questions = crate::discovery::files(&self.config);
-        Budget::new(self.open_files, self.workers.max(cores()) as u64, listening + questions, checked)
+        // What watches the flows of each listener of datagrams, on each worker.
+        let hubs = self.config.listeners.iter().filter(|l| l.protocols.udp).count() * self.workers.max(cores());
+        Budget::new(self.open_files, self.workers.max(cores()) as u64, listening + questions + hubs as u64, checked)
     }
 }
 

@@ -447,6 +447,11 @@ impl Session {
         self.known.as_deref()
     }
 
+    /// The same, for another session of the same client.
+    pub(crate) fn shares_known(&self) -> Option<Rc<Known>> {
+        self.known.clone()
+    }
+
     pub(crate) fn introduction(&self) -> Option<&Introduction> {
         self.known()?.introduction.as_ref()
     }

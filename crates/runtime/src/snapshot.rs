@@ -26,6 +26,8 @@ use crate::queue::Queue;
 pub struct Snapshot {
     /// 1 for the configuration that the process started with.
     pub generation: u64,
+    /// Whether any listener takes connections.
+    pub(crate) takes_streams: bool,
     /// In the order of the file.
     pub listeners: Vec<Arc<Listener>>,
     /// In the order of the file; [`PoolId`] is an index into it.

@@ -80,6 +80,7 @@ impl<'a> Making<'a> {
         let old_listeners = by_name(self.old.map(|s| s.listeners.as_slice()), |l| &l.name);
         Snapshot {
             generation: self.generation,
+            takes_streams: config.listeners.iter().any(|l| l.protocols.tcp),
             listeners: config
                 .listeners
                 .iter()
@@ -371,7 +372,9 @@ pub(crate) fn listen_options(listener: &config::Listener, transport: Transport, 
                 mark: tcp.options.mark,
                 ..SocketOptions::default()
             };
-            ListenOptions { socket, steer: steer(udp.key), ..common }
+            // What a proxy sends begins with its own words: by those nothing can be told. Its socket keeps to one worker.
+            let steer = if listener.accept_proxy.is_none() { steer(udp.key) } else { None };
+            ListenOptions { socket, steer, ..common }
         }
         _ => {
             let keepalive = tcp.keepalive.map(|k| Keepalive { idle: k.idle, every: k.every, count: k.count });

@@ -207,13 +207,13 @@ async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: Unbounded
     }
     while let Some(message) = mail.recv().await {
         match message {
-            Mail::Open(Door { id, listener, place, socket }) => {
+            Mail::Open(Door { id, listener, place, socket, held }) => {
                 let (closing, told) = watch::channel(Closing::No);
                 let name = Arc::clone(&listener);
                 let task = match place {
                     Place::Udp(..) => hubs.of(&context, &listener).and_then(|hub| {
                         let socket = Datagrams::new(socket, &place)?;
-                        Ok(tokio::task::spawn_local(hub.open(socket, told)))
+                        Ok(tokio::task::spawn_local(hub.open(socket, held, told)))
                     }),
                     Place::Tcp(..) | Place::Unix(_) => Listening::new(socket, &place).map(|listening| {
                         let task = accept_loop(Rc::clone(&context), listener, listening, handler.clone(), told);

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use floodway_tests::{UdpBackend, UdpClient, WORKERS, wait_until};
+use floodway_tests::{Floodway, UdpBackend, UdpClient, WORKERS, wait_until};
 
-use crate::{SOON, front};
+use crate::{SOON, config, front};
 
 fn clients(front: std::net::SocketAddr, count: u8) -> Vec<UdpClient> {
     (1..=count).map(|i| UdpClient::from(IpAddr::from([127, 0, 8, i]), front)).collect()
@@ -126,4 +126,22 @@ fn silence_is_no_fault_where_nothing_is_expected() {
     clients.iter().for_each(|client| client.say(b"log"));
     wait_until(|| "ends".into(), SOON, || floodway.count_sessions(|r| r["reason"] == "idle_timeout") == 12);
     assert_eq!(floodway.metric("endpoint_failures_total", &[]), 0.0);
+}
+
+/// A pool whose endpoints are all down has a fallback: its flows go there.
+#[test]
+fn flows_leave_a_dead_pool() {
+    for workers in WORKERS {
+        let (mut b, spare) = (UdpBackend::named("b"), UdpBackend::named("s"));
+        let health = "health: { check: { udp: { send: ping } }, every: 200ms, timeout: 200ms, rise: 1, fall: 2 }";
+        let text = config("", &[&b], &format!(", when_none_fit: {{ pool: spare }}, {health}"), workers)
+            .replace("pools: {", &format!("pools: {{ spare: {{ endpoints: [\"{}\"] }},", spare.address()));
+        let floodway = Floodway::start(&text);
+        wait_until(|| "checks".into(), SOON, || floodway.metric("endpoint_up", &["pool=\"p\""]) == 1.0);
+        let client = &clients(floodway.address("l"), 1)[0];
+        assert_eq!(who(client), b'b');
+        b.stop();
+        wait_until(|| "the verdict".into(), SOON, || floodway.metric("endpoint_up", &["pool=\"p\""]) == 0.0);
+        assert_eq!(who(client), b's');
+    }
 }

@@ -142,6 +142,28 @@ fn a_removed_listener_gives_its_port_back() {
     }
 }
 
+/// A listener under another name keeps its port, and gives it back when it goes.
+#[test]
+fn a_renamed_listener_gives_its_port_back() {
+    let echo = UdpBackend::echo();
+    for workers in WORKERS {
+        let port = free_port();
+        let with = |name: &str| {
+            let m = format!("listeners: {{ {name}: {{ bind: \"127.0.0.1:{port}\", protocol: udp, forward: p }},");
+            config("", &[&echo], "", workers).replace("listeners: {", &m)
+        };
+        let floodway = Floodway::start(&with("m"));
+        let client = UdpClient::new(([127, 0, 0, 1], port).into());
+        client.ask(b"?").unwrap();
+        floodway.write_config(&with("n"));
+        assert!(floodway.command(&["reload"]).status.success());
+        client.ask(b"?").unwrap();
+        floodway.write_config(&config("", &[&echo], "", workers));
+        assert!(floodway.command(&["reload"]).status.success());
+        wait_until(|| "the port".into(), SOON, || std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok());
+    }
+}
+
 /// A second run on the same address is refused, as for TCP.
 #[test]
 fn nobody_shares_an_address() {

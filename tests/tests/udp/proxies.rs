@@ -86,6 +86,33 @@ fn a_proxy_may_tell_once() {
     assert_eq!(floodway.metric("sessions_opened_total", &[]), 1.0);
 }
 
+/// What was told once holds when the flow moves to another endpoint, whose first datagram tells of the client again.
+#[test]
+fn what_was_told_once_moves_along() {
+    for workers in WORKERS {
+        let (a, mut b) = (UdpBackend::named("a"), UdpBackend::named("b"));
+        let pool = ", ejection: off, send_proxy: { v2: { datagrams: first } }";
+        let floodway = front(", accept_proxy: { from: [127.0.0.1] }", &[&a, &b], pool, workers);
+        let proxy = UdpClient::new(floodway.address("l"));
+        // In turn: the second of a worker's clients is at the other endpoint.
+        let clients = (1..=8).map(|i| header(&format!("203.0.113.{i}:1000"), "198.51.100.1:53"));
+        let told = clients.into_iter().find(|told| {
+            let answer = proxy.ask(&[told.as_slice(), b"one"].concat()).unwrap();
+            assert_eq!(answer[1..], [told.as_slice(), b"one"].concat());
+            answer[0] == b'b'
+        });
+        let told = told.unwrap();
+        assert_eq!(proxy.ask(b"two").unwrap(), b"btwo");
+        b.stop();
+        proxy.say(b"lost");
+        let refused = || floodway.metric("endpoint_failures_total", &["reason=\"refused\""]) > 0.0;
+        wait_until(|| "the word".into(), SOON, refused);
+        assert_eq!(proxy.ask(b"three").unwrap(), [b"a", told.as_slice(), b"three"].concat());
+        assert_eq!(proxy.ask(b"four").unwrap(), b"afour");
+        assert_eq!(dropped(&floodway, "proxy_error"), 0.0);
+    }
+}
+
 /// nginx before Floodway, and Floodway before nginx's kin is not to be had here: its stream module sends no version 2.
 #[test]
 fn floodway_understands_floodway() {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use floodway_mmsg::{Outbox, Outgoing};
-use floodway_tests::{Floodway, Host, Rig, UdpBackend, UdpClient, WORKERS};
+use floodway_tests::{Floodway, Host, Rig, UdpBackend, UdpClient, WORKERS, wait_until};
 
-use crate::front;
+use crate::{SOON, dropped, front};
 
 const SIZES: [usize; 9] = [0, 1, 100, 399, 1472, 1473, 9000, 40_000, 65_507];
 
@@ -83,6 +83,32 @@ fn trains_keep_their_datagrams() {
         }
         assert_eq!(floodway.metric("datagrams_total", &["direction=\"to_endpoint\""]), 620.0);
         assert_eq!(floodway.metric("datagrams_total", &["direction=\"to_client\""]), 620.0);
+    }
+}
+
+/// Whatever counts datagrams counts those of a train one by one.
+#[test]
+fn a_train_is_no_way_round_a_limit() {
+    for workers in WORKERS {
+        let (a, b) = (UdpBackend::silent(), UdpBackend::silent());
+        let floodway = front(", udp: { requests: 1, responses: 0 }", &[&a, &b], "", workers);
+        train(&UdpClient::new(floodway.address("l")), 1200, 10);
+        wait_until(|| "all".into(), SOON, || a.count() + b.count() == 10);
+        assert_eq!(floodway.metric("sessions_opened_total", &[]), 10.0);
+        let quiet = UdpBackend::silent();
+        let floodway = front(", limits: { per_source: { datagrams: 10/s } }", &[&quiet], "", workers);
+        train(&UdpClient::new(floodway.address("l")), 1200, 40);
+        wait_until(
+            || "drops".into(),
+            SOON,
+            || {
+                dropped(&floodway, "per_source_datagrams")
+                    + floodway.metric("datagrams_total", &["direction=\"to_endpoint\""])
+                    == 40.0
+            },
+        );
+        let passed = floodway.metric("datagrams_total", &["direction=\"to_endpoint\""]);
+        assert!((1.0..=10.0).contains(&passed), "{passed}");
     }
 }
 

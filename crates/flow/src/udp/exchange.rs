@@ -24,8 +24,8 @@ pub enum After {
 
 /// Counts of one flow.
 ///
-/// A client is confirmed once it has sent something after it was answered: who lies about an address as a rule does not see
-/// the answer.
+/// A client is confirmed once it has sent something after an answer was passed on to it: who lies about an address as a rule does
+/// not see answers. It may guess when they come: this keeps single questions from being made big, and is no proof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
     requests: u32,
@@ -33,6 +33,8 @@ pub struct Exchange {
     /// Bytes each way, while it is not confirmed.
     received: u32,
     sent: u32,
+    /// Whether an answer was passed on since its client is where it is.
+    is_told: bool,
     is_confirmed: bool,
 }
 
@@ -50,7 +52,7 @@ impl Exchange {
             return false;
         }
         self.received = self.received.saturating_add(small(bytes));
-        self.is_confirmed = self.responses > 0;
+        self.is_confirmed = self.is_told;
         self.is_confirmed
     }
 
@@ -72,9 +74,15 @@ impl Exchange {
         self.responses = self.responses.saturating_add(count);
         if passed && !self.is_confirmed {
             self.sent = self.sent.saturating_add(small(bytes));
+            self.is_told = true;
         }
         let expected = rules.responses.filter(|each| *each > 0).map(|each| each.saturating_mul(self.requests));
         if expected.is_some_and(|all| self.responses >= all) { After::Completed } else { After::More }
+    }
+
+    /// Its client comes from another address: it is to be confirmed there.
+    pub fn doubt(&mut self) {
+        (self.received, self.sent, self.is_told, self.is_confirmed) = (0, 0, false, false);
     }
 
     /// Whether its endpoint has answered.

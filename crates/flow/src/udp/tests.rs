@@ -265,7 +265,7 @@ proptest! {
                 prop_assert_eq!(may, confirmed || sent + bytes <= 3 * received);
                 one.answered(1, bytes, may, &rules);
                 sent += if may && !confirmed { bytes } else { 0 };
-                answered = true;
+                answered |= may;
             }
             prop_assert_eq!(one.is_confirmed(), confirmed);
             prop_assert!(confirmed || sent <= 3 * received);

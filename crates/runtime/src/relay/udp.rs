@@ -13,9 +13,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context as Cx, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use floodway_flow::udp::{FlowId, Flows, TICK};
 use floodway_net::{Datagrams, EventQueue, Events, Inbox, MOST_BYTES, Outbox, Outgoing, kernel_drops};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use self::answers::Answer;
 use self::flow::UdpFlow;
@@ -43,6 +46,8 @@ const BATCHES_A_TURN: u32 = 8;
 /// How long a flow keeps its place, at least, before it is given up for a newcomer: so long its client has to be confirmed. It also
 /// bounds how many flows a flood of strangers can begin: each costs as much as ten datagrams that are dropped.
 const CHANCE: Duration = Duration::from_secs(1);
+/// Batches that are taken of a socket that is to be closed, at the most: as many small datagrams as its buffer holds.
+const MOST_LEFT: u32 = 256;
 /// After an error of a socket for clients, which it should not have.
 const BREATHER: Duration = Duration::from_millis(50);
 
@@ -70,8 +75,10 @@ impl Arena {
 /// A socket that clients send to.
 struct Door {
     socket: Rc<Datagrams>,
-    /// Another worker receives from it now; here only answers go out.
+    /// Somebody else receives from it now; here only answers go out.
     is_left: bool,
+    /// While it lives the address is ours.
+    held: Weak<()>,
     /// Datagrams that the kernel had dropped when it was looked at last.
     dropped: u64,
 }
@@ -140,16 +147,17 @@ impl Hub {
         state.flows.is_empty() && state.doors.iter().all(Option::is_none)
     }
 
-    /// Takes what clients send to `socket`, until `closing` says otherwise.
+    /// Takes what clients send to `socket`, until `closing` says otherwise. `held` lives while the address is ours.
     pub(crate) fn open(
         self: Rc<Self>,
         socket: Datagrams,
+        held: Weak<()>,
         closing: watch::Receiver<Closing>,
     ) -> impl Future<Output = ()> {
         let socket = Rc::new(socket);
         let mut state = self.state.borrow_mut();
         let place = state.doors.iter().position(Option::is_none).unwrap_or(state.doors.len());
-        let door = Door { dropped: kernel_drops(&*socket), socket: Rc::clone(&socket), is_left: false };
+        let door = Door { dropped: kernel_drops(&*socket), socket: Rc::clone(&socket), is_left: false, held };
         match state.doors.get_mut(place) {
             Some(empty) => *empty = Some(door),
             None => state.doors.push(Some(door)),
@@ -175,8 +183,15 @@ impl Hub {
         if how == Closing::Now {
             self.leave(door);
         } else if self.context.shared.is_ready() {
-            while matches!(self.receive(door, &socket), Ok(n) if n > 0) {}
-            self.close(door);
+            for batch in 1..=MOST_LEFT {
+                if !matches!(self.receive(door, &socket), Ok(n) if n > 0) {
+                    break;
+                }
+                if batch % BATCHES_A_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.state.borrow_mut().close(door);
         } else {
             // The process ends. Flows go on as long as it lives; only new ones do not begin.
             self.state.borrow_mut().is_closing = true;
@@ -208,7 +223,7 @@ impl Hub {
             let Some(arena) = arena.as_deref_mut() else { return Poll::Pending };
             match socket.poll_receive(cx, &mut arena.inbox) {
                 Poll::Ready(Ok(count)) => {
-                    self.take_requests(door, socket, arena, count);
+                    self.guarded(|| self.take_requests(door, socket, arena, count));
                     if count < BATCH {
                         return Poll::Ready(Ok(Turn::Done));
                     }
@@ -225,7 +240,7 @@ impl Hub {
         let mut arena = self.context.arena.borrow_mut();
         let Some(arena) = arena.as_deref_mut() else { return Ok(0) };
         let count = socket.try_receive(&mut arena.inbox)?;
-        self.take_requests(door, socket, arena, count);
+        self.guarded(|| self.take_requests(door, socket, arena, count));
         Ok(count)
     }
 
@@ -237,7 +252,7 @@ impl Hub {
                 let Some(arena) = arena.as_deref_mut() else { return Poll::Pending };
                 match self.queue.poll_keys(cx, &mut arena.events) {
                     Poll::Ready(Ok(())) => {
-                        self.take_answers(arena);
+                        self.guarded(|| self.take_answers(arena));
                         Poll::Ready(Ok(arena.events.is_full()))
                     }
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -255,12 +270,16 @@ impl Hub {
 
     /// Ends flows whose time is over, or that are told to.
     async fn keep_house(self: Rc<Self>) {
+        let mut tick = Instant::now() + TICK;
         loop {
             let is_empty = self.state.borrow().flows.is_empty();
             tokio::select! {
-                () = self.called.0.notified() => self.obey(),
-                () = tokio::time::sleep(TICK), if !is_empty => self.expire(),
-                () = self.first.notified(), if is_empty => {}
+                () = self.called.0.notified() => self.guarded(|| self.obey()),
+                () = tokio::time::sleep_until(tick), if !is_empty => {
+                    self.guarded(|| self.expire());
+                    tick = Instant::now() + TICK;
+                }
+                () = self.first.notified(), if is_empty => tick = Instant::now() + TICK,
             }
         }
     }
@@ -277,6 +296,15 @@ impl Hub {
             if let Poll::Ready(reason) = session.poll_aborted(&self.waker) {
                 state.end(id, reason);
             }
+        }
+        state.forget_doors(!self.context.shared.is_ready());
+    }
+
+    /// Does `work`. A fault of ours in it ends nothing but that: it is counted, and the hub goes on.
+    fn guarded(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.context.shared.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(worker = self.context.worker, "a bug of Floodway's lost some datagrams");
         }
     }
 
@@ -295,7 +323,7 @@ impl Hub {
             state.end(id, reason);
         }
         self.count_drops(&mut state);
-        state.forget_doors();
+        state.forget_doors(!self.context.shared.is_ready());
     }
 
     /// What the kernel has dropped because we did not come in time.
@@ -309,23 +337,13 @@ impl Hub {
         }
     }
 
-    /// Another worker receives from the socket; the flows here are answered until they end.
+    /// Somebody else receives from the socket; the flows here are answered until they end.
     fn leave(&self, door: u16) {
         let mut state = self.state.borrow_mut();
         if let Some(Some(door)) = state.doors.get_mut(usize::from(door)) {
             door.is_left = true;
         }
-        state.forget_doors();
-    }
-
-    /// The socket is closed, and its flows, which nobody can reach any more, end.
-    fn close(&self, door: u16) {
-        let mut state = self.state.borrow_mut();
-        let all: Vec<FlowId> = state.flows.ids().filter(|id| state.door_of(*id) == Some(door)).collect();
-        all.into_iter().for_each(|id| state.end(id, Reason::EndpointRemoved));
-        if let Some(place) = state.doors.get_mut(usize::from(door)) {
-            *place = None;
-        }
+        state.forget_doors(!self.context.shared.is_ready());
     }
 }
 
@@ -363,13 +381,23 @@ impl State {
         self.client_of(id).map(|client| client.door)
     }
 
-    /// Closes sockets that another worker has, once no flow here needs them.
-    fn forget_doors(&mut self) {
+    /// The socket is closed, and its flows, which nobody can reach any more, end.
+    fn close(&mut self, door: u16) {
+        let all: Vec<FlowId> = self.flows.ids().filter(|id| self.door_of(*id) == Some(door)).collect();
+        all.into_iter().for_each(|id| self.end(id, Reason::EndpointRemoved));
+        if let Some(place) = self.doors.get_mut(usize::from(door)) {
+            *place = None;
+        }
+    }
+
+    /// Closes sockets that somebody else receives from, once no flow here needs them, or nobody has the address any more.
+    fn forget_doors(&mut self, is_ending: bool) {
         for place in 0..self.doors.len() {
-            let is_left = self.doors[place].as_ref().is_some_and(|door| door.is_left);
+            let Some(left) = self.doors[place].as_ref().filter(|door| door.is_left) else { continue };
+            let is_given_up = left.held.strong_count() == 0 && !is_ending;
             let door = u16::try_from(place).unwrap_or(u16::MAX);
-            if is_left && !self.flows.ids().any(|id| self.door_of(id) == Some(door)) {
-                self.doors[place] = None;
+            if is_given_up || !self.flows.ids().any(|id| self.door_of(id) == Some(door)) {
+                self.close(door);
             }
         }
     }

@@ -10,7 +10,7 @@ use floodway_net::{Inbox, MOST_SEGMENTS, Outgoing};
 
 use super::flow::UdpFlow;
 use super::key::Client;
-use super::requests::refuses_trains;
+use super::requests::{is_ours, refuses_trains};
 use super::{Arena, BATCH, Hub, State};
 use crate::counters::{Failure, Rejection};
 use crate::handler::Entry;
@@ -37,6 +37,7 @@ impl Hub {
     /// Takes what the flows of the events have been answered, and sends it to their clients.
     pub(super) fn take_answers(&self, arena: &mut Arena) {
         let now = self.context.shared.now();
+        arena.answers.clear();
         let Some((view, listener)) = self.listener.find(&self.context) else { return };
         let entry = Entry { context: &self.context, view: &view, listener };
         let state = &mut *self.state.borrow_mut();
@@ -153,7 +154,8 @@ fn take_answers_of(state: &mut State, id: FlowId, arena: &mut Arena, entry: Entr
     match read(flow, &mut arena.inbox, place, &mut |place, length, segment| {
         arena.answers.push(Answer { id, client, place, length, segment });
     }) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        // Nothing is there; or a host on the way says that what was sent is too long for it.
+        Err(error) if is_ours(&error) => {}
         Err(error) => flow.refused(&error),
         Ok(()) => {}
     }

@@ -113,7 +113,10 @@ pub(super) fn begin(
     let source = Peer::Ip(newcomer.source);
     crate::guards::may_come(guards, source, now)?;
     let mut places = Places::default();
-    let take = || context.shared.permits.take(1);
+    let permits = &context.shared.permits;
+    // A flood of strangers leaves a quarter of the places to connections, where any are taken.
+    let most = if entry.view.snapshot.takes_streams { permits.limit() / 4 * 3 } else { permits.limit() };
+    let take = || permits.take_of_first(1, most);
     places.in_process = take() || make_room() && take();
     if !places.in_process {
         return Err(Rejection::Overload);
@@ -259,7 +262,8 @@ impl UdpFlow {
         let (balance, index) = (&self.session().pool().balance, self.lease.index());
         let is_down =
             balance.health(index) == Health::Down || balance.is_ejected(index) && !self.exchange.is_answered();
-        (is_down && !balance.none_fit()).then_some(Reason::EndpointDown)
+        let others_serve = !balance.none_fit() || self.session().pool().config.when_none_fit.fallback().is_some();
+        (is_down && others_serve).then_some(Reason::EndpointDown)
     }
 
     /// What is counted of its endpoint.

@@ -46,9 +46,10 @@ impl Client {
         }
     }
 
-    /// The one at `source`, of whom a proxy told that it sent to `local`.
-    fn told(source: SocketAddr) -> Self {
-        Self { is_told: true, ..Self::new(source, None, 0) }
+    /// The one at `source`, of whom a proxy told that it sent to `destination`.
+    fn told(source: SocketAddr, destination: Option<SocketAddr>) -> Self {
+        let port = destination.map_or(0, |to| to.port());
+        Self { is_told: true, ..Self::new(source, destination.map(|to| to.ip()), port) }
     }
 
     /// As its socket has it.
@@ -94,6 +95,9 @@ fn unpack(bytes: [u8; 16], is_v4: bool) -> IpAddr {
     }
 }
 
+/// Where a client is, and where it sent to, as a proxy tells.
+pub(super) type Told = (SocketAddr, Option<SocketAddr>);
+
 /// What makes one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
@@ -106,13 +110,14 @@ pub(super) enum Key {
 }
 
 impl Key {
-    /// Of a datagram with `bytes` from `client`, of whom a proxy may have `told`. `None` if it bears no token and must.
-    pub(super) fn of(how: DatagramKey, client: &Client, told: Option<SocketAddr>, bytes: &[u8]) -> Option<Self> {
-        let by_source = || Self::Client(told.map_or(*client, Client::told));
+    /// Of a datagram with `bytes` from `client`; a proxy may have `told` where it really is, and where it sent it. `None` if it bears no
+    /// token and must.
+    pub(super) fn of(how: DatagramKey, client: &Client, told: Option<Told>, bytes: &[u8]) -> Option<Self> {
+        let by_source = || Self::Client(told.map_or(*client, |(source, to)| Client::told(source, to)));
         match how {
             DatagramKey::Source => Some(by_source()),
             DatagramKey::SourceIp => {
-                let ip = told.unwrap_or_else(|| client.address()).ip().to_canonical();
+                let ip = told.map_or_else(|| client.address(), |(source, _)| source).ip().to_canonical();
                 Some(Self::Ip(pack(match ip {
                     IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
                     IpAddr::V6(_) => ip,
@@ -200,7 +205,7 @@ mod tests {
         assert_eq!(key(DatagramKey::SourceIp, &a, b""), key(DatagramKey::SourceIp, &b, b""));
         let mapped = client("[::ffff:192.0.2.1]:9", None);
         assert_eq!(key(DatagramKey::SourceIp, &a, b""), key(DatagramKey::SourceIp, &mapped, b""));
-        let told = Key::of(DatagramKey::Source, &b, Some(a.address()), b"");
+        let told = Key::of(DatagramKey::Source, &b, Some((a.address(), None)), b"");
         assert_ne!(told, key(DatagramKey::Source, &a, b""), "who is told of is nobody who comes alone");
         let token = Token { first: 1, last: 2, is_from_end: false, is_stripped: false, else_source: false };
         let how = |token| DatagramKey::Token(token);

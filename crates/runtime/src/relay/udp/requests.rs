@@ -62,6 +62,8 @@ struct Batch<'a> {
     entry: Entry<'a>,
     socket: &'a Datagrams,
     how: DatagramKey,
+    /// Whether each datagram is to be looked at by itself: it tells whose it is, or it is counted.
+    is_each: bool,
     now: Duration,
 }
 
@@ -73,7 +75,12 @@ impl Hub {
         let entry = Entry { context: &self.context, view: &view, listener };
         let Some(udp) = entry.guards().config.udp else { return };
         let now = self.context.shared.now();
-        let batch = Batch { hub: self, entry, socket, how: udp.key, now };
+        let guards = entry.guards();
+        let is_each = matches!(udp.key, DatagramKey::Token(_))
+            || guards.accept_proxy.is_some()
+            || guards.datagrams.is_some()
+            || udp.requests.is_some();
+        let batch = Batch { hub: self, entry, socket, how: udp.key, is_each, now };
         let (inbox, outbox) = (&arena.inbox, &mut arena.outbox);
         let state = &mut *self.state.borrow_mut();
         let mut place = 0;
@@ -90,7 +97,7 @@ impl Batch<'_> {
     fn run(&self, inbox: &Inbox, place: usize, count: usize) -> usize {
         let first = inbox.facts(place);
         let may_join = first.segment.is_none() && first.length >= LEAST_TRAIN && !first.is_cut;
-        if !may_join || matches!(self.how, DatagramKey::Token(_)) || self.entry.guards().accept_proxy.is_some() {
+        if !may_join || self.is_each {
             return 1;
         }
         let most = MOST_SEGMENTS.min(MOST_TRAIN / first.length).min(count - place);
@@ -131,9 +138,8 @@ impl Batch<'_> {
         }
         let parts = &parts[..places.len()];
         let whose = if places.len() > 1 { Some(facts.length) } else { facts.segment };
-        match (whose, self.how) {
-            // Each may be of another flow.
-            (Some(segment), DatagramKey::Token(_)) => {
+        match whose {
+            Some(segment) if self.is_each => {
                 for datagram in parts.iter().flat_map(|part| part.chunks(segment.max(1))) {
                     self.take(state, outbox, facts, Request::new(client, &[IoSlice::new(datagram)], None));
                 }
@@ -171,38 +177,42 @@ impl Batch<'_> {
             true => Request::new(request.client, &parts, None),
             false => request,
         };
-        let source = told.as_ref().and_then(|told| told.source().address()).unwrap_or(peer);
-        if let Some(limits) = &guards.datagrams {
-            let is_within = (0..request.count).all(|_| limits.pass(source.ip(), self.now));
-            is_within.then_some(()).ok_or(Rejection::PerSourceDatagrams)?;
+        let asker = match told {
+            // A later datagram of a flow of which the proxy told with the first.
+            None if how == Comes::ByProxy => {
+                let id = *state.told.get(&request.client).ok_or(Rejection::ProxyError)?;
+                let asker = state.flows.get(id).zip(state.flows.key(id)).and_then(|(flow, key)| {
+                    let (source, known) = (flow.session().source().address()?, flow.registered.session.shares_known());
+                    Some(Asker { source, key: *key, known, flow: Some(id) })
+                });
+                asker.ok_or(Rejection::ProxyError)?
+            }
+            told => {
+                let pair = told.as_ref().and_then(|told| Some((told.source().address()?, told.destination())));
+                let key = Key::of(self.how, &request.client, pair, rest).ok_or(Rejection::NoToken)?;
+                let known = told.map(|told| Rc::new(Known { introduction: Some(told), ..Known::default() }));
+                Asker { source: pair.map_or(peer, |(source, _)| source), key, known, flow: state.flows.find(&key) }
+            }
+        };
+        if let Some(limits) = &guards.datagrams
+            && !limits.pass(asker.source.ip(), self.now)
+        {
+            return Err(Rejection::PerSourceDatagrams);
         }
         if facts.is_cut {
             return Err(Rejection::NotSent);
         }
-        let told_from = told.as_ref().map(|_| source);
-        let key = Key::of(self.how, &request.client, told_from, rest).ok_or(Rejection::NoToken)?;
-        let known = match told {
-            // A later datagram of a flow of which the proxy told with the first.
-            None if how == Comes::ByProxy => Some(*state.told.get(&request.client).ok_or(Rejection::ProxyError)?),
-            _ => state.flows.find(&key),
-        };
-        let to = facts.local.or(self.socket.ip()).unwrap_or(request.client.address().ip()).to_canonical();
-        let to = SocketAddr::new(to, self.socket.port());
-        let asker = Asker { source, to, key, told };
-        let id = self.flow(state, known, &request, asker)?;
+        let id = self.flow(state, &request, asker, facts)?;
+        if how == Comes::ByProxy {
+            state.told.insert(request.client, id);
+        }
         self.pass(state, outbox, id, &request)
     }
 
     /// The flow that a datagram is of: one that is there, or a new one.
-    fn flow(
-        &self,
-        state: &mut State,
-        known: Option<FlowId>,
-        request: &Request<'_>,
-        asker: Asker,
-    ) -> Result<FlowId, Rejection> {
+    fn flow(&self, state: &mut State, request: &Request<'_>, asker: Asker, facts: &Facts) -> Result<FlowId, Rejection> {
         let mut avoid = None;
-        if let Some((id, flow)) = known.and_then(|id| Some((id, state.flows.get(id)?))) {
+        if let Some((id, flow)) = asker.flow.and_then(|id| Some((id, state.flows.get(id)?))) {
             match (flow.must_move(), flow.exchange.is_asked_out(flow.rules())) {
                 (None, false) => return Ok(id),
                 // What it was answered still comes by the old one.
@@ -213,7 +223,8 @@ impl Batch<'_> {
                 }
             }
         }
-        self.begin(state, request, asker, avoid)
+        let to = facts.local.or(self.socket.ip()).unwrap_or(request.client.address().ip()).to_canonical();
+        self.begin(state, request, asker, SocketAddr::new(to, self.socket.port()), avoid)
     }
 
     fn begin(
@@ -221,14 +232,13 @@ impl Batch<'_> {
         state: &mut State,
         request: &Request<'_>,
         asker: Asker,
+        to: SocketAddr,
         avoid: Option<Arc<Stats>>,
     ) -> Result<FlowId, Rejection> {
         if state.is_closing {
             return Err(Rejection::Overload);
         }
-        let Asker { source, to, key, told } = asker;
-        let is_told = told.is_some();
-        let known = told.map(|told| Rc::new(Known { introduction: Some(told), ..Known::default() }));
+        let Asker { source, key, known, .. } = asker;
         let client = request.client;
         let newcomer = Newcomer { client, source, way: Way { to, key, source }, known, avoid };
         let (flow, life) = begin(self.entry, newcomer, self.now, || state.make_room(self.now))?;
@@ -238,9 +248,6 @@ impl Batch<'_> {
         // Nobody has told it anything yet.
         let _ = flow.session().poll_aborted(&self.hub.waker);
         let id = state.flows.insert(key, flow, life, self.now);
-        if is_told {
-            state.told.insert(client, id);
-        }
         let watched = state.flows.get(id).map(|flow| self.hub.queue.watch(&flow.upstream, u64::from(id.0)));
         if let Some(Err(error)) = watched {
             tracing::warn!(%error, "cannot watch a socket");
@@ -254,23 +261,23 @@ impl Batch<'_> {
     fn pass(&self, state: &mut State, outbox: &mut Outbox, id: FlowId, request: &Request<'_>) -> Result<(), Rejection> {
         let key = state.flows.key(id).copied();
         let Some(flow) = state.flows.get_mut(id) else { return Err(Rejection::NotSent) };
-        if let Some(extras) = &mut flow.extras {
-            // It may come from elsewhere each time.
-            extras.client = Some(request.client);
-        }
-        let mut sent = self.send(outbox, flow, key, request);
-        if sent.as_ref().is_err_and(|error| !is_ours(error)) {
-            // That was of earlier ones, as a rule: it is said once, and this one was not sent.
-            sent = self.send(outbox, flow, key, request);
-        }
-        match sent {
-            Ok(()) => {}
-            Err(error) if is_ours(&error) => return Err(Rejection::NotSent),
-            Err(error) => {
-                flow.refused(&error);
-                return Err(Rejection::NotSent);
+        if let Some(extras) = &mut flow.extras
+            && let Some(before) = extras.client.replace(request.client).filter(|before| *before != request.client)
+        {
+            // It may come from elsewhere each time; from another address it is to be confirmed anew.
+            if before.address().ip() != request.client.address().ip() {
+                flow.exchange.doubt();
+            }
+            if state.told.get(&before) == Some(&id) {
+                state.told.remove(&before);
             }
         }
+        let mut earlier = None;
+        let sent = self.send(outbox, flow, key, request, &mut earlier);
+        if let Some(error) = earlier.as_ref().or(sent.as_ref().err()).filter(|error| !is_ours(error)) {
+            flow.refused(error);
+        }
+        sent.map_err(|_| Rejection::NotSent)?;
         if flow.exchange.asked(request.count, request.bytes) {
             state.flows.confirm(id);
         }
@@ -285,21 +292,29 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn send(&self, outbox: &mut Outbox, flow: &mut UdpFlow, key: Option<Key>, request: &Request<'_>) -> io::Result<()> {
+    /// Sends each datagram. `earlier` is what became of others before.
+    fn send(
+        &self,
+        outbox: &mut Outbox,
+        flow: &mut UdpFlow,
+        key: Option<Key>,
+        request: &Request<'_>,
+        earlier: &mut Option<io::Error>,
+    ) -> io::Result<()> {
         let token = match (self.how, key) {
             (DatagramKey::Token(token), Some(Key::Token(..))) if token.is_stripped => Some(token),
             _ => None,
         };
-        let header = flow.header();
-        if token.is_none() && header.is_empty() {
-            return send_all(&flow.upstream, outbox, request);
+        if token.is_none() && flow.header().is_empty() {
+            return send_all(&flow.upstream, outbox, request, earlier);
         }
         for datagram in request.datagrams() {
             let (begin, end) = token.and_then(|token| find(token, datagram)).unwrap_or((0, 0));
             let (before, after) = (&datagram[..begin], &datagram[end..]);
-            flow.upstream.send_parts(&[IoSlice::new(flow.header()), IoSlice::new(before), IoSlice::new(after)])?;
+            let parts = [IoSlice::new(flow.header()), IoSlice::new(before), IoSlice::new(after)];
+            twice(earlier, || flow.upstream.send_parts(&parts))?;
+            flow.forget_header();
         }
-        flow.forget_header();
         Ok(())
     }
 }
@@ -307,9 +322,21 @@ impl Batch<'_> {
 /// Who asks, and how.
 struct Asker {
     source: SocketAddr,
-    to: SocketAddr,
     key: Key,
-    told: Option<Introduction>,
+    known: Option<Rc<Known>>,
+    /// The flow that it has.
+    flow: Option<FlowId>,
+}
+
+/// Sends once more where the first try said what had become of earlier datagrams: that is said once, and nothing was sent.
+fn twice(earlier: &mut Option<io::Error>, send: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match send() {
+        Err(error) if !is_full(&error) => {
+            *earlier = Some(error);
+            send()
+        }
+        done => done,
+    }
 }
 
 /// What a proxy tells before a datagram, and the datagram. Nothing if it has told of the flow before.
@@ -326,15 +353,22 @@ fn introduced(peer: SocketAddr, bytes: &[u8]) -> Result<(Option<Introduction>, &
 }
 
 /// Sends all datagrams of a request: as a train, if the way to the endpoint takes one.
-fn send_all(upstream: &Upstream, outbox: &mut Outbox, request: &Request<'_>) -> io::Result<()> {
+fn send_all(
+    upstream: &Upstream,
+    outbox: &mut Outbox,
+    request: &Request<'_>,
+    earlier: &mut Option<io::Error>,
+) -> io::Result<()> {
     if let Some(segment) = request.segment.and_then(|segment| u16::try_from(segment).ok()) {
         let train = Outgoing { parts: 0..request.parts.len(), segment: Some(segment), ..Outgoing::default() };
         match outbox.send(upstream.as_fd(), std::slice::from_ref(&train), request.parts) {
-            Err(error) if refuses_trains(&error) => {}
-            sent => return sent.map(drop),
+            Ok(_) => return Ok(()),
+            Err(error) if is_full(&error) => return Err(error),
+            // Of an earlier one, or since there is no train on this way: one by one it shows.
+            Err(error) => *earlier = Some(error).filter(|error| !refuses_trains(error)),
         }
     }
-    request.datagrams().try_for_each(|datagram| upstream.send(datagram))
+    request.datagrams().try_for_each(|datagram| twice(earlier, || upstream.send(datagram)))
 }
 
 /// Whether the kernel takes no train: one whose datagrams are longer than the path's MTU, or over a device that cannot.
@@ -342,10 +376,15 @@ pub(super) fn refuses_trains(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP))
 }
 
-/// Whether a datagram that was not sent is no fault of the endpoint's: no memory for it, or more than can be sent.
-fn is_ours(error: &io::Error) -> bool {
-    let errno = error.raw_os_error();
-    matches!(errno, Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EMSGSIZE | libc::EINVAL))
+/// Whether there is no memory for a datagram now.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Whether it is no fault of the endpoint's that a datagram did not get there: no memory for it, or more than goes in one, as a host on
+/// the way may say later.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    is_full(error) || matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL))
 }
 
 /// An IPv4 address even if it came over an IPv6 socket.
