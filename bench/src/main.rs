@@ -14,13 +14,11 @@ mod pick;
 mod proxies;
 mod reload;
 mod report;
+mod rounds;
 mod server;
 mod simulate;
 mod tls;
 mod udp;
-
-use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -29,6 +27,7 @@ use crate::load::{SCENARIOS, Scenario};
 use crate::measure::Sample;
 use crate::proxies::Fleet;
 use crate::report::Report;
+use crate::rounds::Rounds;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Floodway beside HAProxy and nginx")]
@@ -64,24 +63,11 @@ enum Command {
 
 #[derive(clap::Args, Debug)]
 struct TcpArgs {
-    /// Short rounds, for everyday use: under three minutes
-    #[arg(long)]
-    quick: bool,
-    /// Interleaved rounds [default: 5, or 2 with --quick]
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Another HAProxy or nginx binary instead of the system's; its name says which
-    #[arg(long, value_name = "PATH")]
-    peer: Vec<PathBuf>,
-    /// Only scenarios whose name contains this
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Endpoints that each proxy is given
     #[arg(long, default_value_t = 3)]
     endpoints: usize,
-    /// Where results go
-    #[arg(long, default_value = "bench/results")]
-    out: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -103,12 +89,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn tcp(args: &TcpArgs) -> anyhow::Result<()> {
-    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
-    let length = Duration::from_millis(if args.quick { 1000 } else { 3000 });
-    let wanted = |s: &&Scenario| args.only.as_ref().is_none_or(|only| s.name.contains(only.as_str()));
+    let rounds = args.rounds.count();
+    let length = args.rounds.length();
+    let wanted = |s: &&Scenario| args.rounds.wants(s.name);
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(wanted).collect();
     let server = server::Server::start().context("the server side")?;
-    let fleet = Fleet { endpoints: args.endpoints, port: server.port, certificate: None, peers: &args.peer, only: &[] };
+    let fleet =
+        Fleet { endpoints: args.endpoints, port: server.port, certificate: None, peers: &args.rounds.peer, only: &[] };
     let proxies = fleet.start()?;
     let mut report = Report::new(&proxies.iter().collect::<Vec<_>>(), args.endpoints, rounds, length);
     for round in 0..rounds {
@@ -123,7 +110,7 @@ fn tcp(args: &TcpArgs) -> anyhow::Result<()> {
             }
         }
     }
-    report.write(&args.out, "tcp", "")?;
+    report.write(&args.rounds.out, "tcp", "")?;
     println!("{}", report.table());
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! Floodway to read a ClientHello and route by its name, where TLS ends behind it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -14,28 +13,16 @@ use crate::load::{self, Handshakes, Hello, Tls};
 use crate::measure::{Pair, Sample, paired};
 use crate::proxies::{Fleet, Proxy};
 use crate::report::Report;
+use crate::rounds::Rounds;
 use crate::server::Server;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct TlsArgs {
-    /// Short rounds, for everyday use
-    #[arg(long)]
-    quick: bool,
-    /// Interleaved rounds [default: 5, or 2 with --quick]
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Another HAProxy or nginx binary instead of the system's; its name says which
-    #[arg(long, value_name = "PATH")]
-    peer: Vec<PathBuf>,
-    /// Only loads whose name contains this
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    only: String,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Only these
     #[arg(long, value_delimiter = ',', value_parser = ["floodway", "haproxy", "nginx"])]
     proxies: Vec<String>,
-    /// Where results go
-    #[arg(long, default_value = "bench/results")]
-    out: PathBuf,
 }
 
 /// A load of the TCP benchmark, through TLS.
@@ -89,8 +76,8 @@ struct Target {
 }
 
 pub(crate) fn run(args: &TlsArgs) -> anyhow::Result<()> {
-    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
-    let length = Duration::from_millis(if args.quick { 1000 } else { 3000 });
+    let rounds = args.rounds.count();
+    let length = args.rounds.length();
     let server = Server::start().context("the server side")?;
     let certificates = [Certificate::make(&PKCS_ECDSA_P256_SHA256)?, Certificate::make(&PKCS_RSA_SHA256)?];
     let [p256, rsa] = &certificates;
@@ -98,7 +85,7 @@ pub(crate) fn run(args: &TlsArgs) -> anyhow::Result<()> {
     let proxies: Vec<&Proxy> = targets[0].iter().map(|t| &t.proxy).collect();
     let mut report = Report::new(&proxies, 1, rounds, length);
     for round in 0..rounds {
-        for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
+        for case in CASES.iter().filter(|case| args.rounds.wants(case.name)) {
             let targets = &mut targets[case.key as usize];
             // Another one begins each time.
             let turn = round % targets.len();
@@ -113,17 +100,18 @@ pub(crate) fn run(args: &TlsArgs) -> anyhow::Result<()> {
     let mut lines = lines(&report, &targets[Key::P256 as usize]);
     drop(targets);
     let has_floodway = args.proxies.is_empty() || args.proxies.iter().any(|name| name == "floodway");
-    if has_floodway && PASSED.contains(&args.only) {
+    if has_floodway && PASSED.contains(&args.rounds.only) {
         lines.push_str(&pass_through(server.port, p256.client(MODERN, false)?, rounds, length)?);
     }
-    report.write(&args.out, "tls", &lines)?;
+    report.write(&args.rounds.out, "tls", &lines)?;
     println!("{}{lines}", report.table());
     Ok(())
 }
 
 /// Starts the proxies with `certificate`, and gives each client a session to go on with.
 fn start(args: &TlsArgs, port: u16, certificate: &Certificate) -> anyhow::Result<Vec<Target>> {
-    let fleet = Fleet { endpoints: 1, port, certificate: Some(certificate), peers: &args.peer, only: &args.proxies };
+    let fleet =
+        Fleet { endpoints: 1, port, certificate: Some(certificate), peers: &args.rounds.peer, only: &args.proxies };
     let target = |proxy: Proxy| {
         let way_in = |resume| anyhow::Ok(Tls::new(proxy.front, certificate.client(CLASSIC, resume)?));
         let (full, resumed) = (way_in(false)?, way_in(true)?);

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,27 +18,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::measure::{Sample, cpu};
 use crate::proxies::Proxy;
 use crate::report::Report;
+use crate::rounds::Rounds;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct UdpArgs {
-    /// Short rounds, for everyday use
-    #[arg(long)]
-    quick: bool,
-    /// Interleaved rounds [default: 5, or 2 with --quick]
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Another nginx binary instead of the system's
-    #[arg(long, value_name = "PATH")]
-    peer: Vec<PathBuf>,
-    /// Only loads whose name contains this
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    only: String,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Only these
     #[arg(long, value_delimiter = ',', value_parser = ["floodway", "nginx"], default_value = "floodway,nginx")]
     proxies: Vec<String>,
-    /// Where results go
-    #[arg(long, default_value = "bench/results")]
-    out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,17 +75,17 @@ const BUFFER: usize = 8 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &UdpArgs) -> anyhow::Result<()> {
-    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 5 });
-    let length = Duration::from_millis(if args.quick { 1000 } else { 3000 });
+    let rounds = args.rounds.count();
+    let length = args.rounds.length();
     let server = Server::start()?;
     let mut report: Option<Report> = None;
     for round in 0..rounds {
-        for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
+        for case in CASES.iter().filter(|case| args.rounds.wants(case.name)) {
             // Another one begins each time; each is new, so that none has flows from before.
             for i in 0..args.proxies.len() {
                 let name = if args.proxies[(i + round) % args.proxies.len()] == "nginx" { "nginx" } else { "floodway" };
                 let responses = matches!(case.load, Load::Dns).then_some(1);
-                let proxy = Proxy::start_udp(name, &args.peer, &server.addresses, responses)?;
+                let proxy = Proxy::start_udp(name, &args.rounds.peer, &server.addresses, responses)?;
                 let sample = measure(case.load, &proxy, &server, length)
                     .with_context(|| format!("{} through {name}", case.name))?;
                 eprintln!("round {}/{rounds}  {:<24} {name:<10} {sample}", round + 1, case.name);
@@ -110,7 +97,7 @@ pub(crate) fn run(args: &UdpArgs) -> anyhow::Result<()> {
     }
     let report = report.context("nothing was measured")?;
     let lines = lines(&report);
-    report.write(&args.out, "udp", &lines)?;
+    report.write(&args.rounds.out, "udp", &lines)?;
     println!("{}{lines}", report.table());
     Ok(())
 }
