@@ -562,11 +562,7 @@ static BALANCE: &[Key] = &[
 static MAGLEV: Section = section(
     "`maglev`",
     &[
-        Key::new(
-            "key",
-            Choice(FLOW_KEY),
-            "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
-        ),
+        PINNED_BY,
         Key::new(
             "slots",
             Kind::Leaf(Integer(2, 10_000_000)),
@@ -576,23 +572,12 @@ static MAGLEV: Section = section(
     ],
 );
 
-static RENDEZVOUS: Section = section(
-    "`rendezvous`",
-    &[Key::new(
-        "key",
-        Choice(FLOW_KEY),
-        "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
-    )],
-);
+static RENDEZVOUS: Section = section("`rendezvous`", &[PINNED_BY]);
 
 static RING_HASH: Section = section(
     "`ring_hash`",
     &[
-        Key::new(
-            "key",
-            Choice(FLOW_KEY),
-            "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
-        ),
+        PINNED_BY,
         Key::new(
             "load_bound",
             Kind::Leaf(Or(OFF, &Integer(101, 10_000))),
@@ -600,6 +585,12 @@ static RING_HASH: Section = section(
         )
         .or("off"),
     ],
+);
+
+const PINNED_BY: Key = Key::new(
+    "key",
+    Choice(FLOW_KEY),
+    "What a flow is known by; if not given `source_ip`, and for UDP the `key` of the listener's `udp`.",
 );
 
 static FLOW_KEY: &[Key] = &[BY_SOURCE, BY_SOURCE_IP, BY_DESTINATION, BY_SNI];

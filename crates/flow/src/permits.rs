@@ -22,15 +22,13 @@ impl Permits {
     /// Takes `count`, if there are so many.
     #[must_use]
     pub fn take(&self, count: u32) -> bool {
-        let taken = |used: u32| used.checked_add(count).filter(|sum| *sum <= self.limit());
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
+        self.take_of_first(count, u32::MAX)
     }
 
     /// As [`Permits::take`], of the first `most` only: the others are for somebody else.
     #[must_use]
     pub fn take_of_first(&self, count: u32, most: u32) -> bool {
-        let most = most.min(self.limit());
-        let taken = |used: u32| used.checked_add(count).filter(|sum| *sum <= most);
+        let taken = |used: u32| used.checked_add(count).filter(|sum| *sum <= most.min(self.limit()));
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
     }
 

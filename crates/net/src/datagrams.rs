@@ -18,8 +18,8 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::options::{EndpointOptions, set_class};
-use crate::{From, ListenOptions, Place, Steer};
+use crate::options::{EndpointOptions, reset_any};
+use crate::{From, ListenOptions, Steer};
 
 /// Bytes of the kernel's buffers of a socket that many clients send to: some five thousand small datagrams, where the kernel's
 /// own default holds two hundred.
@@ -37,12 +37,8 @@ sockopt_impl!(
 /// Of asm-generic/socket.h; the libraries have no name for it.
 const SO_MEMINFO: i32 = 55;
 
-/// Sets what is to be set before a socket for clients is bound to `address`.
-pub(crate) fn prepare(socket: &socket2::Socket, address: SocketAddr, options: &ListenOptions) -> io::Result<()> {
-    set_options(socket, address, options)
-}
-
-fn set_options(socket: &socket2::Socket, address: SocketAddr, options: &ListenOptions) -> io::Result<()> {
+/// Sets the options of a socket for clients that is, or is to be, bound to `address`.
+pub(crate) fn set_options(socket: &socket2::Socket, address: SocketAddr, options: &ListenOptions) -> io::Result<()> {
     options.socket.apply_to_any(socket, address.is_ipv6())?;
     // Whoever asks one of several addresses is answered from that one.
     match address.ip() {
@@ -66,18 +62,14 @@ fn set_options(socket: &socket2::Socket, address: SocketAddr, options: &ListenOp
 
 /// Gives a socket for clients that had the options `before` others.
 pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: &ListenOptions) -> io::Result<()> {
-    let about = SockRef::from(socket);
-    let unknown = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let address = about.local_addr()?.as_socket().ok_or_else(unknown)?;
-    let is_ipv6 = address.is_ipv6();
+    let (about, address) = (SockRef::from(socket), local_address(socket)?);
     set_options(&about, address, options)?;
-    if options.socket.dscp.is_none() && before.is_none_or(|b| b.socket.dscp.is_some()) {
-        set_class(&about, 0, is_ipv6)?;
-    }
-    if options.socket.mark.is_none() && about.mark().is_ok_and(|mark| mark != 0) {
-        about.set_mark(0)?;
-    }
-    Ok(())
+    reset_any(&about, before, options, address.is_ipv6())
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let unknown = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+    SockRef::from(socket).local_addr()?.as_socket().ok_or_else(unknown)
 }
 
 /// A socket that clients send to, on the runtime of its worker.
@@ -88,20 +80,18 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// Registers one of the sockets that are bound to `place` with the runtime of this thread.
+    /// Registers one of [`Bound::sockets`](crate::Bound) with the runtime of this thread.
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub fn new(fd: OwnedFd, place: &Place) -> io::Result<Self> {
-        let unknown = || io::Error::from(io::ErrorKind::AddrNotAvailable);
-        let local = SockRef::from(&fd).local_addr()?.as_socket().ok_or_else(unknown)?;
-        debug_assert!(matches!(place, Place::Udp(..)), "{place:?}");
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let place = local_address(&fd)?;
         #[expect(
             deprecated,
             reason = "its successor is unsafe: it asks that the descriptor outlive the registration, which an OwnedFd does"
         )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-        Ok(Self { fd, place: local })
+        Ok(Self { fd, place })
     }
 
     /// The port that clients send to.

@@ -88,12 +88,8 @@ impl Inherited {
     ) -> Option<Bound> {
         let is_like = |held: &Held| held.interface == options.interface && held.is_mptcp == options.mptcp;
         let is_meant = |held: &&Held| {
-            let at = match (&held.place, transport) {
-                (Place::Tcp(at, p), Transport::Tcp) | (Place::Udp(at, p), Transport::Udp) => Some((*at, *p)),
-                _ => None,
-            };
             let is_port = |p| if port == 0 { held.name == name } else { p == port };
-            is_like(held) && at.is_some_and(|(at, p)| is_same(at, ip) && is_port(p))
+            is_like(held) && held.place.of(transport).is_some_and(|(at, p)| is_same(at, ip) && is_port(p))
         };
         let wanted = self.sockets.iter().find(is_meant);
         let place = wanted?.place.clone();

@@ -92,6 +92,15 @@ pub enum Place {
 }
 
 impl Place {
+    /// The address and the port there, if it is `transport` that is spoken.
+    #[must_use]
+    pub fn of(&self, transport: Transport) -> Option<(Option<IpAddr>, u16)> {
+        match (self, transport) {
+            (Self::Tcp(ip, port), Transport::Tcp) | (Self::Udp(ip, port), Transport::Udp) => Some((*ip, *port)),
+            _ => None,
+        }
+    }
+
     /// What is spoken there.
     #[must_use]
     pub fn protocol(&self) -> &'static str {
@@ -333,7 +342,7 @@ fn open(
     }
     match transport {
         Transport::Tcp => options.socket.apply(&socket, address.is_ipv6())?,
-        Transport::Udp => datagrams::prepare(&socket, address, options)?,
+        Transport::Udp => datagrams::set_options(&socket, address, options)?,
     }
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)

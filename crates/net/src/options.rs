@@ -123,7 +123,7 @@ impl SocketOptions {
 }
 
 /// A socket of IPv6 may carry IPv4 as well.
-pub(crate) fn set_class(socket: &Socket, class: u32, is_ipv6: bool) -> io::Result<()> {
+fn set_class(socket: &Socket, class: u32, is_ipv6: bool) -> io::Result<()> {
     if is_ipv6 {
         socket.set_tclass_v6(class << 2)?;
     }
@@ -145,14 +145,9 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
     if now.user_timeout.is_none() && was_on(|b| b.socket.user_timeout.is_some()) {
         off(about.set_tcp_user_timeout(None))?;
     }
-    if now.dscp.is_none() && was_on(|b| b.socket.dscp.is_some()) {
-        off(set_class(&about, 0, is_ipv6))?;
-    }
+    reset_any(&about, before, options, is_ipv6)?;
     if now.mss.is_none() && was_on(|b| b.socket.mss.is_some()) {
         off(about.set_tcp_mss(0))?;
-    }
-    if now.mark.is_none() && about.mark().is_ok_and(|mark| mark != 0) {
-        off(about.set_mark(0))?;
     }
     if now.notsent_lowat.is_none() && was_on(|b| b.socket.notsent_lowat.is_some()) {
         // 0 is the system's own.
@@ -169,6 +164,22 @@ pub(crate) fn change(socket: &OwnedFd, before: Option<&ListenOptions>, options: 
         None if was_on(|b| b.fast_open.is_some()) => off(setsockopt(&socket.as_fd(), FastOpen, &0).map_err(Into::into)),
         None => Ok(()),
     }
+}
+
+/// Turns off what sockets of streams and of datagrams have alike, where `options` do not name it any more.
+pub(crate) fn reset_any(
+    socket: &Socket,
+    before: Option<&ListenOptions>,
+    options: &ListenOptions,
+    is_ipv6: bool,
+) -> io::Result<()> {
+    if options.socket.dscp.is_none() && before.is_none_or(|b| b.socket.dscp.is_some()) {
+        off(set_class(socket, 0, is_ipv6))?;
+    }
+    if options.socket.mark.is_none() && socket.mark().is_ok_and(|mark| mark != 0) {
+        off(socket.set_mark(0))?;
+    }
+    Ok(())
 }
 
 /// IP_TRANSPARENT, only where that changes something: it takes a capability. A socket of IPv6 may carry IPv4 as well.

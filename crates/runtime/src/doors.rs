@@ -150,11 +150,7 @@ impl Doors {
     /// Whether `port` is ours at some address, or was our predecessor's.
     fn has_port(&self, transport: Transport, port: u16, inherited: &Inherited) -> bool {
         let mut places = self.groups.iter().map(|g| &g.bound.place).chain(inherited.left().map(|(_, place)| place));
-        let is_it = |place: &Place| match (place, transport) {
-            (Place::Tcp(_, p), Transport::Tcp) | (Place::Udp(_, p), Transport::Udp) => *p == port,
-            _ => false,
-        };
-        port != 0 && places.any(is_it)
+        port != 0 && places.any(|place| place.of(transport).is_some_and(|(_, p)| p == port))
     }
 
     /// Puts what was prepared for `config` to use, lets go what it does not ask for, and deals all to `workers` workers.

@@ -40,6 +40,16 @@ pub(crate) fn admit_session(guards: &Listener) -> Result<bool, Rejection> {
     }
 }
 
+/// Gives back what [`admit_session`] and [`admit_client`] gave.
+pub(crate) fn leave(guards: &Listener, in_listener: bool, held: Option<Held>) {
+    if let (true, Some(sessions)) = (in_listener, &guards.sessions) {
+        sessions.give_back(1);
+    }
+    if let (Some(held), Some(per_source)) = (held, &guards.per_source) {
+        per_source.leave(held);
+    }
+}
+
 /// Whether the client may come at all.
 pub(crate) fn may_come(guards: &Listener, client: Peer, now: Duration) -> Result<(), Rejection> {
     let Some(ip) = client.ip() else { return Ok(()) };
@@ -68,9 +78,7 @@ pub(crate) fn admit_client(guards: &Listener, client: Peer, now: Duration) -> Re
         })?;
     }
     if guards.rate.as_ref().is_some_and(|(rate, meter)| !meter.take(rate, now)) {
-        if let (Some(held), Some(per_source)) = (held, &guards.per_source) {
-            per_source.leave(held);
-        }
+        leave(guards, false, held);
         return Err(Rejection::Rate);
     }
     Ok(held)

@@ -142,13 +142,8 @@ impl Room {
 
     /// Gives back all but the place in the process.
     pub(crate) fn leave(&mut self) {
-        let guards = &self.view.snapshot.listeners[self.listener as usize];
-        if let (true, Some(sessions)) = (std::mem::take(&mut self.in_listener), &guards.sessions) {
-            sessions.give_back(1);
-        }
-        if let (Some(held), Some(per_source)) = (self.source.take(), &guards.per_source) {
-            per_source.leave(held);
-        }
+        let (in_listener, held) = (std::mem::take(&mut self.in_listener), self.source.take());
+        guards::leave(self.guards(), in_listener, held);
     }
 }
 

@@ -105,28 +105,14 @@ pub(crate) async fn tell(session: &Session, context: &Context, endpoint: &Socket
 pub(crate) fn header(session: &Session, context: &Context, client: &impl Incoming) -> Vec<u8> {
     let mut header = Vec::new();
     if let Some(how) = &session.pool().config.send_proxy {
-        write(how, (session, Transport::Stream), context, client, &mut header);
-    }
-    header
-}
-
-/// The same before a datagram.
-pub(crate) fn datagram_header(session: &Session, context: &Context, client: &impl Incoming) -> Vec<u8> {
-    let mut header = Vec::new();
-    if let Some(how) = &session.pool().config.send_proxy {
-        write(how, (session, Transport::Datagram), context, client, &mut header);
+        write(how, session, context, client, &mut header);
     }
     header
 }
 
 /// The header for the session's client.
-fn write(
-    how: &SendProxy,
-    (session, transport): (&Session, Transport),
-    context: &Context,
-    client: &impl Incoming,
-    out: &mut Vec<u8>,
-) {
+fn write(how: &SendProxy, session: &Session, context: &Context, client: &impl Incoming, out: &mut Vec<u8>) {
+    let transport = if session.is_datagrams() { Transport::Datagram } else { Transport::Stream };
     let introduction = session.introduction();
     let addresses = match (session.source(), session.destination(client)) {
         (Peer::Ip(source), Some(destination)) => Addresses::Ip { transport, source, destination },

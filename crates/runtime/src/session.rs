@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use floodway_balance::{Field, Picker, Tried};
+use floodway_balance::{Field, Picker, Tried, hash};
 use floodway_config::{Address, PoolId, Route};
 use floodway_flow::{Direction, Reason};
 use floodway_net::{Peer, TcpFacts};
@@ -437,6 +437,18 @@ impl Session {
     /// The number of the configuration that it began under.
     pub(crate) fn generation(&self) -> u64 {
         self.view.snapshot.generation
+    }
+
+    /// Whether it is a flow of datagrams.
+    pub(crate) fn is_datagrams(&self) -> bool {
+        self.is_datagrams
+    }
+
+    /// Its end, whatever happens, if it begins at `now`. Up to a tenth earlier than is said, so that sessions that began together do
+    /// not end together.
+    pub(crate) fn ends_at(&self, context: &Context, now: Duration) -> Option<Duration> {
+        let lifetime = self.route().timeouts.lifetime.unwrap_or(self.listener().timeouts.lifetime)?;
+        Some(now + lifetime - lifetime.mul_f64(hash::unit(context.random()) / 10.0))
     }
 
     pub(crate) fn source(&self) -> Peer {

@@ -212,7 +212,7 @@ async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: Unbounded
                 let name = Arc::clone(&listener);
                 let task = match place {
                     Place::Udp(..) => hubs.of(&context, &listener).and_then(|hub| {
-                        let socket = Datagrams::new(socket, &place)?;
+                        let socket = Datagrams::new(socket)?;
                         Ok(tokio::task::spawn_local(hub.open(socket, held, told)))
                     }),
                     Place::Tcp(..) | Place::Unix(_) => Listening::new(socket, &place).map(|listening| {

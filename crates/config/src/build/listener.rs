@@ -229,10 +229,7 @@ impl Builder<'_> {
     fn build_client_timeouts(&mut self, listener: &Word, node: Option<&Node>) -> ClientTimeouts {
         self.warn_of_endless_sessions("listener", &listener.text, node);
         ClientTimeouts {
-            idle: match node.and_then(|n| n.get("idle")).and_then(Node::text) {
-                None | Some("auto") => Some(Duration::from_secs(3600)),
-                Some(time) => scalar::duration(time).ok(),
-            },
+            idle: build_idle(node, Duration::from_secs(3600)),
             half_close: node.and_then(|n| n.duration("half_close")).unwrap_or(Duration::from_secs(30)),
             lifetime: node.and_then(|n| n.duration("lifetime")),
             sniff: node.and_then(|n| n.duration("sniff")).unwrap_or(Duration::from_secs(5)),
@@ -323,6 +320,14 @@ impl Builder<'_> {
                 self.problems.add(problem.label("unused").help("lead a listener or a route to it, or take it out"));
             }
         }
+    }
+}
+
+/// How long sessions may be silent: as `timeouts` say, or `usual`. `None` is for ever.
+pub(super) fn build_idle(timeouts: Option<&Node>, usual: Duration) -> Option<Duration> {
+    match timeouts.and_then(|n| n.get("idle")).and_then(Node::text) {
+        None | Some("auto") => Some(usual),
+        Some(time) => scalar::duration(time).ok(),
     }
 }
 

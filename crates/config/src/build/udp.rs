@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Builder;
+use super::listener::build_idle;
 use super::pool::chosen;
 use crate::tree::{Node, Origin, Word};
 use crate::{Address, DatagramKey, Listener, Pool, PoolId, Protocols, SendProxy, Token, Udp, scalar};
@@ -25,13 +26,9 @@ impl Builder<'_> {
         }
         self.refuse_words_of_streams(listener, node, protocols);
         let udp = node.get("udp");
-        let idle = node.get("timeouts").and_then(|t| t.get("idle")).and_then(Node::text);
         Some(Udp {
             key: udp.and_then(build_key).unwrap_or(DatagramKey::Source),
-            idle: match idle {
-                None | Some("auto") => Some(IDLE),
-                Some(time) => scalar::duration(time).ok(),
-            },
+            idle: build_idle(node.get("timeouts"), IDLE),
             requests: udp.and_then(|n| n.integer("requests")),
             responses: udp.and_then(|n| n.integer("responses")),
             guards_amplification: udp.is_some_and(|n| n.get("guard").is_some()),

@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
-use floodway_balance::hash;
 use floodway_flow::{Direction, Duplex, Ending, Medium, Reason, Side, Step, Timeouts};
 use floodway_net::{PIPE_BYTES, Pipe};
 use tokio::time::sleep;
@@ -80,12 +79,10 @@ async fn relay<W: Way>(room: &Room, session: &Session, index: usize, client: &mu
 
 fn timeouts(context: &Context, session: &Session, now: Duration) -> Timeouts {
     let (of, route) = (session.listener().timeouts, session.route().timeouts);
-    // Up to a tenth earlier, so that sessions that began together do not end together.
-    let jitter = |lifetime: Duration| lifetime - lifetime.mul_f64(hash::unit(context.random()) / 10.0);
     Timeouts {
         idle: route.idle.unwrap_or(of.idle),
         half_close: route.half_close.unwrap_or(of.half_close),
-        ends_at: route.lifetime.unwrap_or(of.lifetime).map(|lifetime| now + jitter(lifetime)),
+        ends_at: session.ends_at(context, now),
     }
 }
 

@@ -8,6 +8,7 @@ mod answers;
 mod flow;
 mod key;
 mod requests;
+mod trains;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

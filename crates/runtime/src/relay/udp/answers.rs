@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use floodway_flow::udp::{After, FlowId};
 use floodway_flow::{Direction, Reason};
-use floodway_net::{Inbox, MOST_SEGMENTS, Outgoing};
+use floodway_net::{Datagrams, Inbox, Outbox, Outgoing};
 
 use super::flow::UdpFlow;
 use super::key::Client;
-use super::requests::{is_ours, refuses_trains};
-use super::{Arena, BATCH, Hub, State};
-use crate::counters::{Failure, Rejection};
+use super::requests::is_ours;
+use super::{Arena, BATCH, Hub, State, trains};
+use crate::counters::Rejection;
 use crate::handler::Entry;
 
 /// Bytes from which on an answer is one of several, as a rule: then it is looked at once whether more wait.
 const BULK: usize = 512;
 /// Answers of a flow in one turn from which on it is asked for trains.
 const TRAIN: usize = 3;
-/// As for requests: shorter answers go one by one.
-const LEAST_TRAIN: usize = 400;
 
 /// An answer that waits to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +70,7 @@ impl Hub {
                 match door.socket.send(outbox, left, &parts) {
                     Ok(sent) => left = &left[sent.max(1)..],
                     Err(error) => {
-                        let refused = first.segment.filter(|_| refuses_trains(&error));
+                        let refused = first.segment.filter(|_| trains::are_refused(&error));
                         lost += match refused {
                             Some(segment) => send_one_by_one(&door.socket, outbox, first, &parts, segment.into()),
                             None => 1,
@@ -94,23 +92,16 @@ fn pack(answers: &[Answer], messages: &mut Vec<Outgoing>) {
     messages.clear();
     let mut at = 0;
     while let Some(first) = answers.get(at) {
-        let mut segment = first.segment;
-        let mut end = at + 1;
-        if segment.is_none() && first.length >= LEAST_TRAIN {
-            let most = MOST_SEGMENTS.min(65_507 / first.length);
-            while let Some(next) = answers.get(end).filter(|next| next.id == first.id && next.segment.is_none()) {
-                if end - at >= most || next.length == 0 || next.length > first.length {
-                    break;
-                }
-                end += 1;
-                if next.length < first.length {
-                    break;
-                }
+        let is_like = |next: &&Answer| next.id == first.id && next.segment.is_none();
+        let (count, segment) = match first.segment {
+            Some(each) => (1, Some(each)),
+            None => {
+                let others = answers[at + 1..].iter().take_while(is_like);
+                let count = trains::join(first.length, others.map(|next| next.length));
+                (count, (count > 1).then_some(first.length))
             }
-            if end > at + 1 {
-                segment = Some(first.length);
-            }
-        }
+        };
+        let end = at + count;
         messages.push(Outgoing {
             parts: at..end,
             to: Some(first.client.address()),
@@ -124,8 +115,8 @@ fn pack(answers: &[Answer], messages: &mut Vec<Outgoing>) {
 
 /// Sends the datagrams of a train that the kernel does not take; gives how many were lost.
 fn send_one_by_one(
-    socket: &floodway_net::Datagrams,
-    outbox: &mut floodway_net::Outbox,
+    socket: &Datagrams,
+    outbox: &mut Outbox,
     train: &Outgoing,
     parts: &[IoSlice<'_>],
     segment: usize,
@@ -170,8 +161,7 @@ fn take_answers_of(state: &mut State, id: FlowId, arena: &mut Arena, entry: Entr
     let mut after = After::More;
     for at in first..arena.answers.len() {
         let answer = arena.answers[at];
-        let count = answer.segment.map_or(1, |segment| answer.length.div_ceil(segment));
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let count = trains::count(answer.length, answer.segment);
         let rules = *flow.rules();
         let may_pass = flow.exchange.may_answer(answer.length, &rules);
         after = flow.exchange.answered(count, answer.length, may_pass, &rules);
@@ -219,55 +209,4 @@ fn read(
         flow.is_bulk = flow.upstream.take_trains().is_ok();
     }
     Ok(())
-}
-
-impl UdpFlow {
-    /// What goes before each datagram to its endpoint.
-    pub(super) fn header(&self) -> &[u8] {
-        self.extras.as_ref().map_or(&[], |extras| &extras.header)
-    }
-
-    /// Its endpoint has been told once, where once is enough.
-    pub(super) fn forget_header(&mut self) {
-        use floodway_config::SendProxy;
-        let first_only =
-            matches!(self.session().pool().config.send_proxy, Some(SendProxy::V2 { first_only: true, .. }));
-        if let Some(extras) = self.extras.as_mut().filter(|_| first_only) {
-            extras.header = Vec::new();
-        }
-    }
-
-    /// So many datagrams were passed on.
-    pub(super) fn passed(&self, direction: Direction, count: u32, bytes: usize, now: Duration) {
-        let (session, worker) = (self.session(), self.registered.context.worker);
-        session.passed(direction, bytes as u64, now);
-        session.passed_datagrams(direction, count.into());
-        if let Some(traffic) = session.traffic() {
-            let traffic = traffic.of(worker);
-            traffic.bytes.of(direction).add(bytes as u64);
-            traffic.datagrams.of(direction).add(count.into());
-        }
-        if let Some(stats) = self.stats() {
-            stats.serving.of(worker).bytes.of(direction).add(bytes as u64);
-        }
-    }
-
-    /// Its endpoint has answered for the first time.
-    fn answered_first(&self, now: Duration) {
-        let session = self.session();
-        session.endpoint_succeeded(&self.registered.context);
-        session.pool().balance.observe(self.lease.index(), session.age(now), now);
-    }
-
-    /// Whether its endpoint has not answered yet, and should. Then asking again and again does not make it live longer.
-    pub(super) fn is_owed_an_answer(&self) -> bool {
-        !self.exchange.is_answered() && self.rules().responses.is_some_and(|each| each > 0)
-    }
-
-    /// It ends without an answer, where one was expected.
-    pub(super) fn note_silence(&self) {
-        if self.is_owed_an_answer() {
-            self.session().endpoint_failed(&self.registered.context, self.lease.index(), Failure::Timeout);
-        }
-    }
 }

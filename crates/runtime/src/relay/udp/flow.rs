@@ -6,18 +6,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_balance::{Health, Lease, Tried, hash};
-use floodway_config::Address;
-use floodway_flow::Reason;
+use floodway_balance::{Health, Lease, Tried};
+use floodway_config::{Address, SendProxy};
 use floodway_flow::udp::{Exchange, ExchangeRules, Life};
+use floodway_flow::{Direction, Reason};
 use floodway_net::{Peer, Upstream, kernel_drops};
 use floodway_policy::Held;
 
 use super::key::{Client, Way};
-use crate::counters::Rejection;
+use crate::counters::{Failure, Rejection};
 use crate::dial::{choose, failure, following_port, from_own, note_failure, ours, remember};
+use crate::guards;
 use crate::handler::{Entry, give_places_back};
-use crate::introduction::datagram_header;
+use crate::introduction;
 use crate::known::Known;
 use crate::routing::{Refusal, send};
 use crate::session::{Arrived, Registered, Session};
@@ -36,7 +37,7 @@ pub(super) struct UdpFlow {
     pub(super) is_refused: bool,
     /// Its endpoint sends trains.
     pub(super) is_bulk: bool,
-    places: Places,
+    in_listener: bool,
     /// What few flows have.
     pub(super) extras: Option<Box<Extras>>,
 }
@@ -52,38 +53,15 @@ pub(super) struct Extras {
     held: Option<Held>,
 }
 
-/// Where a flow is counted.
-#[derive(Default)]
-struct Places {
-    in_process: bool,
-    in_listener: bool,
-}
-
 impl Drop for UdpFlow {
     fn drop(&mut self) {
         let (session, context) = (&self.registered.session, &self.registered.context);
-        let guards = session.listener();
+        let listener = session.listener();
         if session.datagrams().1 > MANY {
-            guards.kernel_drops.of(context.worker).add(kernel_drops(&self.upstream));
+            listener.kernel_drops.of(context.worker).add(kernel_drops(&self.upstream));
         }
         let held = self.extras.as_mut().and_then(|extras| extras.held.take());
-        give_back(&mut self.places, held, guards, context);
-    }
-}
-
-fn give_back(
-    places: &mut Places,
-    held: Option<Held>,
-    guards: &crate::snapshot::Listener,
-    context: &Rc<crate::worker::Context>,
-) {
-    if let (true, Some(sessions)) = (std::mem::take(&mut places.in_listener), &guards.sessions) {
-        sessions.give_back(1);
-    }
-    if let (Some(held), Some(per_source)) = (held, &guards.per_source) {
-        per_source.leave(held);
-    }
-    if std::mem::take(&mut places.in_process) {
+        guards::leave(listener, self.in_listener, held);
         give_places_back(&context.shared, 1);
     }
 }
@@ -109,42 +87,50 @@ pub(super) fn begin(
     now: Duration,
     mut make_room: impl FnMut() -> bool,
 ) -> Result<(UdpFlow, Life), Rejection> {
-    let (guards, context) = (entry.guards(), entry.context);
-    let source = Peer::Ip(newcomer.source);
-    crate::guards::may_come(guards, source, now)?;
-    let mut places = Places::default();
-    let permits = &context.shared.permits;
+    let (listener, shared) = (entry.guards(), &entry.context.shared);
+    guards::may_come(listener, Peer::Ip(newcomer.source), now)?;
+    let permits = &shared.permits;
     // A flood of strangers leaves a quarter of the places to connections, where any are taken.
     let most = if entry.view.snapshot.takes_streams { permits.limit() / 4 * 3 } else { permits.limit() };
     let take = || permits.take_of_first(1, most);
-    places.in_process = take() || make_room() && take();
-    if !places.in_process {
+    if !(take() || make_room() && take()) {
         return Err(Rejection::Overload);
     }
-    let mut held = None;
-    let admitted = crate::guards::admit_session(guards)
-        .or_else(|full| if make_room() { crate::guards::admit_session(guards) } else { Err(full) })
-        .map(|counted| places.in_listener = counted)
-        .and_then(|()| crate::guards::admit_client(guards, source, now))
-        .map(|of_source| held = of_source)
-        .and_then(|()| start(entry, newcomer, now));
-    match admitted {
-        Ok(mut started) => {
+    let (mut in_listener, mut held) = (false, None);
+    let started = admit(entry, newcomer, now, make_room, (&mut in_listener, &mut held));
+    match started {
+        Ok(Started { upstream, lease, registered, mut extras }) => {
             if held.is_some() {
-                started.extras.get_or_insert_default().held = held;
+                extras.get_or_insert_default().held = held;
             }
-            let life = life(entry, &started.registered.session, now);
-            let Started { upstream, lease, registered, extras } = started;
+            let life = life(entry, &registered.session, now);
             let exchange = Exchange::default();
-            let flow =
-                UdpFlow { upstream, lease, registered, exchange, is_refused: false, is_bulk: false, places, extras };
-            Ok((flow, life))
+            let (is_refused, is_bulk) = (false, false);
+            Ok((UdpFlow { upstream, lease, registered, exchange, is_refused, is_bulk, in_listener, extras }, life))
         }
         Err(why) => {
-            give_back(&mut places, held, guards, context);
+            guards::leave(listener, in_listener, held);
+            give_places_back(shared, 1);
             Err(why)
         }
     }
+}
+
+/// Takes the places at the listener and of the source, tells of those it took, and starts the flow.
+fn admit(
+    entry: Entry<'_>,
+    newcomer: Newcomer,
+    now: Duration,
+    mut make_room: impl FnMut() -> bool,
+    (in_listener, held): (&mut bool, &mut Option<Held>),
+) -> Result<Started, Rejection> {
+    let listener = entry.guards();
+    *in_listener = match guards::admit_session(listener) {
+        Err(_) if make_room() => guards::admit_session(listener)?,
+        admitted => admitted?,
+    };
+    *held = guards::admit_client(listener, Peer::Ip(newcomer.source), now)?;
+    start(entry, newcomer, now)
 }
 
 /// A flow that has an endpoint, and no place yet.
@@ -178,7 +164,7 @@ fn start(entry: Entry<'_>, newcomer: Newcomer, now: Duration) -> Result<Started,
     };
     let session = &*registered.session;
     session.count(&registered.context);
-    let header = datagram_header(session, &registered.context, &way);
+    let header = introduction::header(session, &registered.context, &way);
     let has_extras = !header.is_empty() || !matches!(way.key, super::key::Key::Client(at) if at == client);
     let extras = has_extras.then(|| Box::new(Extras { client: Some(client), header, held: None }));
     registered.begun();
@@ -236,11 +222,9 @@ fn place(session: &Session, index: usize, way: &Way) -> io::Result<SocketAddr> {
 
 fn life(entry: Entry<'_>, session: &Session, now: Duration) -> Life {
     let (listener, route) = (session.listener(), session.route().timeouts);
-    // Up to a tenth earlier, so that flows that began together do not end together.
-    let jitter = |lifetime: Duration| lifetime - lifetime.mul_f64(hash::unit(entry.context.random()) / 10.0);
     Life {
         idle: route.idle.unwrap_or(listener.config.udp.and_then(|udp| udp.idle)),
-        ends_at: route.lifetime.unwrap_or(listener.timeouts.lifetime).map(|lifetime| now + jitter(lifetime)),
+        ends_at: session.ends_at(entry.context, now),
     }
 }
 
@@ -275,6 +259,54 @@ impl UdpFlow {
     pub(super) fn refused(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.is_refused, true) {
             note_failure(&self.registered.context, self.session(), self.lease.index(), failure(error), error);
+        }
+    }
+
+    /// What goes before each datagram to its endpoint.
+    pub(super) fn header(&self) -> &[u8] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.header)
+    }
+
+    /// Its endpoint has been told once, where once is enough.
+    pub(super) fn forget_header(&mut self) {
+        let first_only =
+            matches!(self.session().pool().config.send_proxy, Some(SendProxy::V2 { first_only: true, .. }));
+        if let Some(extras) = self.extras.as_mut().filter(|_| first_only) {
+            extras.header = Vec::new();
+        }
+    }
+
+    /// So many datagrams were passed on.
+    pub(super) fn passed(&self, direction: Direction, count: u32, bytes: usize, now: Duration) {
+        let (session, worker) = (self.session(), self.registered.context.worker);
+        session.passed(direction, bytes as u64, now);
+        session.passed_datagrams(direction, count.into());
+        if let Some(traffic) = session.traffic() {
+            let traffic = traffic.of(worker);
+            traffic.bytes.of(direction).add(bytes as u64);
+            traffic.datagrams.of(direction).add(count.into());
+        }
+        if let Some(stats) = self.stats() {
+            stats.serving.of(worker).bytes.of(direction).add(bytes as u64);
+        }
+    }
+
+    /// Its endpoint has answered for the first time.
+    pub(super) fn answered_first(&self, now: Duration) {
+        let session = self.session();
+        session.endpoint_succeeded(&self.registered.context);
+        session.pool().balance.observe(self.lease.index(), session.age(now), now);
+    }
+
+    /// Whether its endpoint has not answered yet, and should. Then asking again and again does not make it live longer.
+    pub(super) fn is_owed_an_answer(&self) -> bool {
+        !self.exchange.is_answered() && self.rules().responses.is_some_and(|each| each > 0)
+    }
+
+    /// It ends without an answer, where one was expected.
+    pub(super) fn note_silence(&self) {
+        if self.is_owed_an_answer() {
+            self.session().endpoint_failed(&self.registered.context, self.lease.index(), Failure::Timeout);
         }
     }
 }

@@ -15,18 +15,13 @@ use floodway_net::{Datagrams, Facts, Inbox, MOST_SEGMENTS, Outbox, Outgoing, Pee
 
 use super::flow::{Newcomer, UdpFlow, begin};
 use super::key::{Client, Key, Way, find};
-use super::{Arena, Hub, State};
+use super::{Arena, Hub, State, trains};
 use crate::counters::Rejection;
 use crate::guards::{Comes, comes};
 use crate::handler::Entry;
 use crate::introduction::Introduction;
 use crate::known::Known;
 use crate::snapshot::Stats;
-
-/// Bytes of the longest train: those of the longest datagram.
-const MOST_TRAIN: usize = 65_507;
-/// Bytes from which on datagrams go as a train: shorter ones are faster one by one.
-const LEAST_TRAIN: usize = 400;
 
 /// Datagrams of one client that came one after the other.
 struct Request<'a> {
@@ -42,8 +37,7 @@ struct Request<'a> {
 impl<'a> Request<'a> {
     fn new(client: Client, parts: &'a [IoSlice<'a>], segment: Option<usize>) -> Self {
         let bytes = parts.iter().map(|part| part.len()).sum();
-        let count = segment.map_or(1, |each| u32::try_from(usize::div_ceil(bytes, each.max(1))).unwrap_or(u32::MAX));
-        Self { client, parts, segment, count, bytes }
+        Self { client, parts, segment, count: trains::count(bytes, segment), bytes }
     }
 
     /// Each datagram by itself.
@@ -96,24 +90,14 @@ impl Batch<'_> {
     /// How many datagrams from `place` on are of one client and make a train: alike in length, but for the last.
     fn run(&self, inbox: &Inbox, place: usize, count: usize) -> usize {
         let first = inbox.facts(place);
-        let may_join = first.segment.is_none() && first.length >= LEAST_TRAIN && !first.is_cut;
-        if !may_join || self.is_each {
+        if self.is_each || first.segment.is_some() || first.is_cut {
             return 1;
         }
-        let most = MOST_SEGMENTS.min(MOST_TRAIN / first.length).min(count - place);
-        let mut length = 1;
-        while length < most {
-            let next = inbox.facts(place + length);
-            let is_same = next.source == first.source && next.local == first.local && next.segment.is_none();
-            if !is_same || next.is_cut || next.length > first.length || next.length == 0 {
-                break;
-            }
-            length += 1;
-            if next.length < first.length {
-                break;
-            }
-        }
-        length
+        let others = (place + 1..count).map(|place| inbox.facts(place));
+        let may_join = |next: &&Facts| {
+            next.source == first.source && next.local == first.local && next.segment.is_none() && !next.is_cut
+        };
+        trains::join(first.length, others.take_while(may_join).map(|next| next.length))
     }
 
     fn take_run(
@@ -259,7 +243,7 @@ impl Batch<'_> {
 
     /// Sends what a client sent to the endpoint of its flow.
     fn pass(&self, state: &mut State, outbox: &mut Outbox, id: FlowId, request: &Request<'_>) -> Result<(), Rejection> {
-        let key = state.flows.key(id).copied();
+        let bears_token = matches!(state.flows.key(id), Some(Key::Token(..)));
         let Some(flow) = state.flows.get_mut(id) else { return Err(Rejection::NotSent) };
         if let Some(extras) = &mut flow.extras
             && let Some(before) = extras.client.replace(request.client).filter(|before| *before != request.client)
@@ -273,20 +257,22 @@ impl Batch<'_> {
             }
         }
         let mut earlier = None;
-        let sent = self.send(outbox, flow, key, request, &mut earlier);
+        let sent = self.send(outbox, flow, bears_token, request, &mut earlier);
         if let Some(error) = earlier.as_ref().or(sent.as_ref().err()).filter(|error| !is_ours(error)) {
             flow.refused(error);
         }
         sent.map_err(|_| Rejection::NotSent)?;
-        if flow.exchange.asked(request.count, request.bytes) {
+        let is_confirmed = flow.exchange.asked(request.count, request.bytes);
+        let lives_on = !flow.is_owed_an_answer();
+        flow.passed(Direction::ToEndpoint, request.count, request.bytes, self.now);
+        let after = flow.exchange.after_request(flow.rules());
+        if is_confirmed {
             state.flows.confirm(id);
         }
-        if state.flows.get(id).is_some_and(|flow| !flow.is_owed_an_answer()) {
+        if lives_on {
             state.flows.touch(id, self.now);
         }
-        let Some(flow) = state.flows.get(id) else { return Ok(()) };
-        flow.passed(Direction::ToEndpoint, request.count, request.bytes, self.now);
-        if flow.exchange.after_request(flow.rules()) == After::Completed {
+        if after == After::Completed {
             state.end(id, Reason::Completed);
         }
         Ok(())
@@ -297,12 +283,12 @@ impl Batch<'_> {
         &self,
         outbox: &mut Outbox,
         flow: &mut UdpFlow,
-        key: Option<Key>,
+        bears_token: bool,
         request: &Request<'_>,
         earlier: &mut Option<io::Error>,
     ) -> io::Result<()> {
-        let token = match (self.how, key) {
-            (DatagramKey::Token(token), Some(Key::Token(..))) if token.is_stripped => Some(token),
+        let token = match self.how {
+            DatagramKey::Token(token) if bears_token && token.is_stripped => Some(token),
             _ => None,
         };
         if token.is_none() && flow.header().is_empty() {
@@ -365,15 +351,10 @@ fn send_all(
             Ok(_) => return Ok(()),
             Err(error) if is_full(&error) => return Err(error),
             // Of an earlier one, or since there is no train on this way: one by one it shows.
-            Err(error) => *earlier = Some(error).filter(|error| !refuses_trains(error)),
+            Err(error) => *earlier = Some(error).filter(|error| !trains::are_refused(error)),
         }
     }
     request.datagrams().try_for_each(|datagram| twice(earlier, || upstream.send(datagram)))
-}
-
-/// Whether the kernel takes no train: one whose datagrams are longer than the path's MTU, or over a device that cannot.
-pub(super) fn refuses_trains(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP))
 }
 
 /// Whether there is no memory for a datagram now.
