@@ -1,6 +1,6 @@
 //! What a single value may be: the types of the table of keys.
 
-use floodway_policy::{SniPattern, parse_prefix};
+use floodway_policy::{NamePattern, parse_prefix};
 
 use crate::scalar::{Fault, fault};
 use crate::{address, scalar};
@@ -124,7 +124,7 @@ impl Leaf {
             Self::Status => scalar::status(text).map(drop),
             Self::Lag => scalar::lag(text).map(drop),
             Self::Prefix => prefix(text),
-            Self::Sni => match SniPattern::parse(text) {
+            Self::Sni => match NamePattern::parse(text) {
                 Ok(_) => Ok(()),
                 Err(why) => fault("no name that a client could ask for", why.to_string()),
             },
@@ -156,7 +156,7 @@ impl Leaf {
             Self::Status => scalar::status(text).ok().map(|range| format!("{range:?}")),
             Self::Lag => scalar::lag(text).ok().map(|lag| format!("{lag:?}")),
             Self::Prefix => parse_prefix(text).map(|p| p.to_string()),
-            Self::Sni => SniPattern::parse(text).ok().map(|name| name.to_string()),
+            Self::Sni => NamePattern::parse(text).ok().map(|name| name.to_string()),
             Self::ServerName => Some(text.to_ascii_lowercase()),
             Self::Ports => scalar::ports(text).ok().map(show_ports),
             Self::Range => scalar::range(text).ok().map(|range| format!("{range:?}")),

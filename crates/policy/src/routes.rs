@@ -1,7 +1,7 @@
 //! Which route takes it?
 
 mod pattern;
-mod ties;
+pub(crate) mod ties;
 
 use std::cmp::Reverse;
 use std::hash::BuildHasherDefault;
@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 
 use crate::Prefix;
-pub use pattern::{NoName, SniPattern};
+pub use pattern::{NamePattern, NoName};
 pub use ties::Tie;
 
 /// What a route asks of a connection. An empty list asks nothing; of several alternatives in one list one must hold.
@@ -21,7 +21,7 @@ pub struct RouteMatch {
     /// route that asks nothing and has none is the default: it goes after all others.
     pub priority: Option<i32>,
     /// The name that the client asks for (RFC 6066).
-    pub sni: Vec<SniPattern>,
+    pub sni: Vec<NamePattern>,
     /// Protocols (RFC 7301): one of those that the client offers.
     pub alpn: Vec<Box<[u8]>>,
     /// Where the client is. No range of IPv6 holds an IPv4 address, in whatever clothes.
@@ -54,6 +54,20 @@ pub enum Mismatch {
     Source,
     /// Another port.
     Port,
+    /// Another host.
+    Host,
+    /// Another path.
+    Path,
+    /// Another method.
+    Method,
+    /// A header field is not there, or has another value.
+    Header,
+    /// The same of a parameter of the query.
+    Query,
+    /// The same of a cookie.
+    Cookie,
+    /// Another certificate of the client, or none.
+    Certificate,
 }
 
 impl Mismatch {
@@ -65,13 +79,20 @@ impl Mismatch {
             Self::Alpn => "alpn",
             Self::Source => "source",
             Self::Port => "port",
+            Self::Host => "host",
+            Self::Path => "path",
+            Self::Method => "method",
+            Self::Header => "header",
+            Self::Query => "query",
+            Self::Cookie => "cookie",
+            Self::Certificate => "certificate",
         }
     }
 }
 
 /// How specific a name is. Of two wildcards that match one name the longer is below the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
+pub(crate) enum Name {
     Below(usize),
     Exact,
 }
@@ -79,20 +100,20 @@ enum Name {
 /// How far ahead a route goes for one connection: the greatest wins. `None` is any. The number of matches needs no place of
 /// its own, since equal ranks ask for equally many things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
+pub(crate) struct Rank {
     /// `None` is the default route.
     priority: Option<i32>,
     sni: Option<Name>,
     alpn: bool,
     /// Bits of the prefix.
-    source: Option<u8>,
+    pub(crate) source: Option<u8>,
     /// By how much the last port is above the first.
-    ports: Option<Reverse<u16>>,
+    pub(crate) ports: Option<Reverse<u16>>,
 }
 
 impl RouteMatch {
     /// `None` is the default.
-    fn level(&self) -> Option<i32> {
+    pub(crate) fn level(&self) -> Option<i32> {
         let is_default = self.priority.is_none()
             && self.sni.is_empty()
             && self.alpn.is_empty()
@@ -102,7 +123,7 @@ impl RouteMatch {
     }
 
     /// The most that it can be for a connection whose name it matches as `sni`.
-    fn bound(&self, sni: Option<Name>) -> Rank {
+    pub(crate) fn bound(&self, sni: Option<Name>) -> Rank {
         let source = self.source.iter().map(Prefix::prefix_len).max();
         let ports = self.ports.iter().map(narrowness).max();
         Rank { priority: self.level(), sni, alpn: !self.alpn.is_empty(), source, ports }
@@ -124,11 +145,11 @@ impl RouteMatch {
         Some(best.is_some())
     }
 
-    fn rank_source(&self, asked: &Asked<'_>) -> Option<Option<u8>> {
+    pub(crate) fn rank_source(&self, asked: &Asked<'_>) -> Option<Option<u8>> {
         best(&self.source, |prefix| prefix.contains(&asked.source?).then(|| prefix.prefix_len()))
     }
 
-    fn rank_ports(&self, asked: &Asked<'_>) -> Option<Option<Reverse<u16>>> {
+    pub(crate) fn rank_ports(&self, asked: &Asked<'_>) -> Option<Option<Reverse<u16>>> {
         best(&self.ports, |range| (range.0..=range.1).contains(&asked.port?).then(|| narrowness(range)))
     }
 
@@ -155,17 +176,17 @@ impl RouteMatch {
 }
 
 /// The best rank of those that match: `None` if none does, `Some(None)` if nothing is asked.
-fn best<T, R: Ord>(alternatives: &[T], rank: impl Fn(&T) -> Option<R>) -> Option<Option<R>> {
+pub(crate) fn best<T, R: Ord>(alternatives: &[T], rank: impl Fn(&T) -> Option<R>) -> Option<Option<R>> {
     if alternatives.is_empty() {
         return Some(None);
     }
     alternatives.iter().filter_map(rank).max().map(Some)
 }
 
-fn specificity(pattern: &SniPattern) -> Name {
+pub(crate) fn specificity(pattern: &NamePattern) -> Name {
     match pattern {
-        SniPattern::Exact(_) => Name::Exact,
-        SniPattern::Below(suffix) => Name::Below(suffix.len()),
+        NamePattern::Exact(_) => Name::Exact,
+        NamePattern::Below(suffix) => Name::Below(suffix.len()),
     }
 }
 
@@ -212,8 +233,8 @@ impl Router {
         for (place, route) in routes.iter().enumerate() {
             for pattern in &route.sni {
                 let (names, name) = match pattern {
-                    SniPattern::Exact(name) => (&mut exact, name),
-                    SniPattern::Below(suffix) => (&mut below, suffix),
+                    NamePattern::Exact(name) => (&mut exact, name),
+                    NamePattern::Below(suffix) => (&mut below, suffix),
                 };
                 let bound = route.bound(Some(specificity(pattern)));
                 names.entry(name.clone()).or_default().push(Entry { bound, place });
@@ -274,13 +295,13 @@ impl Router {
 
 impl Asked<'_> {
     /// An IPv4 address in IPv6 clothes is that IPv4 address.
-    fn canonical(&self) -> Self {
+    pub(crate) fn canonical(&self) -> Self {
         Self { source: self.source.map(|address| address.to_canonical()), ..*self }
     }
 }
 
 /// What `name` is below, the longest first.
-fn suffixes(name: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn suffixes(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('.').filter(|&(dot, _)| dot > 0).map(|(dot, _)| &name[dot + 1..])
 }
 

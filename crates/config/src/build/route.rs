@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use floodway_policy::{RouteMatch, Router, SniPattern, Split};
+use floodway_policy::{NamePattern, RouteMatch, Router, Split};
 
 use super::Builder;
 use super::balance::flow_key;
@@ -84,7 +84,7 @@ impl Builder<'_> {
         }
         RouteMatch {
             priority: None,
-            sni: texts("sni").filter_map(|t| SniPattern::parse(t).ok()).collect(),
+            sni: texts("sni").filter_map(|t| NamePattern::parse(t).ok()).collect(),
             alpn: texts("alpn").map(|t| t.as_bytes().into()).collect(),
             source: source.unwrap_or_default(),
             ports,

@@ -9,14 +9,14 @@ const MOST_LABEL: usize = 63;
 
 /// A name or a wildcard, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SniPattern {
+pub enum NamePattern {
     /// This name.
     Exact(Box<str>),
     /// Written `*.example.com`, kept as `example.com`: every name with one or more labels before it, but not that name itself.
     Below(Box<str>),
 }
 
-impl SniPattern {
+impl NamePattern {
     /// Reads `db.example.com` or `*.example.com`. Upper case becomes lower case, and one final dot is left out, as in what a
     /// client sends.
     ///
@@ -29,7 +29,7 @@ impl SniPattern {
             return Err(NoName("longer than a name can be: at most 253 bytes"));
         }
         if text == "*" {
-            return Err(NoName("any name: leave `sni` out, or write the domain, like *.example.com"));
+            return Err(NoName("any name: leave it out, or write the domain, like *.example.com"));
         }
         if name.contains('*') {
             return Err(NoName("`*` stands for whole labels, at the beginning: write it like *.example.com"));
@@ -42,8 +42,25 @@ impl SniPattern {
         Ok(if is_wildcard { Self::Below(name) } else { Self::Exact(name) })
     }
 
+    /// Reads a host as requests name it: as [`NamePattern::parse`], or an IP address, one of IPv6 in brackets.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write instead.
+    pub fn parse_host(text: &str) -> Result<Self, NoName> {
+        match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => {
+                return Ok(Self::Exact(text.to_ascii_lowercase().into()));
+            }
+            None if text.parse::<std::net::Ipv4Addr>().is_ok() => return Ok(Self::Exact(text.into())),
+            None if text.parse::<std::net::Ipv6Addr>().is_ok() => {
+                return Err(NoName("an IPv6 address stands in brackets, as in requests: \"[2001:db8::1]\""));
+            }
+            _ => Self::parse(text),
+        }
+    }
+
     /// Whether it matches `name`, which is in lower case and without a final dot.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *name,
             Self::Below(suffix) => {
@@ -77,7 +94,7 @@ fn check_label(label: &str) -> Result<(), NoName> {
 }
 
 /// As it is written in the configuration.
-impl fmt::Display for SniPattern {
+impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(name) => f.write_str(name),

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-fn sni(texts: &[&str]) -> Vec<SniPattern> {
-    texts.iter().map(|t| SniPattern::parse(t).unwrap()).collect()
+fn sni(texts: &[&str]) -> Vec<NamePattern> {
+    texts.iter().map(|t| NamePattern::parse(t).unwrap()).collect()
 }
 
 fn nets(texts: &[&str]) -> Vec<Prefix> {
@@ -134,12 +134,12 @@ fn patterns_are_read_and_shown() {
         ("_x-1.a", "_x-1.a"),
         ("*.com", "*.com"),
     ] {
-        let pattern = SniPattern::parse(text).unwrap();
+        let pattern = NamePattern::parse(text).unwrap();
         assert_eq!(pattern.to_string(), shown);
-        assert_eq!(SniPattern::parse(shown), Ok(pattern));
+        assert_eq!(NamePattern::parse(shown), Ok(pattern));
     }
     let long = ["a"; 127].join(".");
-    assert!(SniPattern::parse(&long).is_ok() && SniPattern::parse(&format!("{}.a", "a".repeat(63))).is_ok());
+    assert!(NamePattern::parse(&long).is_ok() && NamePattern::parse(&format!("{}.a", "a".repeat(63))).is_ok());
     let (longer, label) = (format!("*.{long}"), "a".repeat(64));
     for (text, word) in [
         ("*", "any name"),
@@ -168,7 +168,7 @@ fn patterns_are_read_and_shown() {
         (&longer, "253"),
         (&label, "63"),
     ] {
-        let fault = SniPattern::parse(text).unwrap_err().to_string();
+        let fault = NamePattern::parse(text).unwrap_err().to_string();
         assert!(fault.contains(word), "{text}: {fault}");
     }
 }

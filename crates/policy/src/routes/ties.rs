@@ -82,7 +82,7 @@ fn tie_by_sni(a: &RouteMatch, b: &RouteMatch) -> bool {
 }
 
 /// Ranks change only where a range begins, or behind its end.
-fn tie_by_source(a: &RouteMatch, b: &RouteMatch) -> bool {
+pub(crate) fn tie_by_source(a: &RouteMatch, b: &RouteMatch) -> bool {
     let after = |prefix: &Prefix| match prefix.broadcast() {
         IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|next| IpAddr::V4(next.into())),
         IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|next| IpAddr::V6(next.into())),
@@ -96,7 +96,7 @@ fn tie_by_source(a: &RouteMatch, b: &RouteMatch) -> bool {
 }
 
 /// As for sources.
-fn tie_by_ports(a: &RouteMatch, b: &RouteMatch) -> bool {
+pub(crate) fn tie_by_ports(a: &RouteMatch, b: &RouteMatch) -> bool {
     let edges = a.ports.iter().chain(&b.ports).flat_map(|&(first, last)| [Some(first), last.checked_add(1)]);
     let same = |port| {
         let asked = Asked { port, ..Asked::default() };

@@ -1,0 +1,19 @@
+//! The same for HTTP: what is asked for, in one form; which route takes a request; what of it is written anew.
+
+mod conditions;
+mod path;
+mod rewrite;
+mod router;
+mod target;
+mod template;
+mod ties;
+
+pub use conditions::{Condition, Headers, ValuePattern};
+pub use path::{NoPath, PathPattern};
+pub use rewrite::{HeaderEdits, PathRewrite, QueryEdits, Rewrite};
+pub use router::{HttpAsked, HttpMatch, HttpRouter};
+pub use target::{Target, TargetFault, TargetRules, canonical, canonical_host};
+pub use template::{NoTemplate, Placeholder, Template, Values};
+
+#[cfg(test)]
+mod tests;

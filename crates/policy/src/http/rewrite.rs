@@ -1,0 +1,136 @@
+//! What of a request and its response is written anew.
+
+use regex::Regex;
+
+use super::template::{Template, Values};
+
+/// What is written anew. What is empty stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// The query.
+    pub query: QueryEdits,
+    /// The host that the endpoint is told.
+    pub host: Option<Template>,
+    /// What the endpoint is told.
+    pub request_headers: HeaderEdits,
+    /// What the client is told.
+    pub response_headers: HeaderEdits,
+    /// Status codes that become others.
+    pub status: Vec<(u16, u16)>,
+}
+
+/// How a path is written anew.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// Without this at its begin, where it is there as whole segments.
+    StripPrefix(Box<str>),
+    /// This instead.
+    Replace(Template),
+    /// Each place where the expression is found becomes this, in which `$1` and `$name` are its groups.
+    Regex(Regex, Box<str>),
+}
+
+impl PathRewrite {
+    /// Appends what `path` becomes.
+    pub fn write(&self, path: &str, values: &dyn Values, out: &mut Vec<u8>) {
+        match self {
+            Self::StripPrefix(prefix) => {
+                let rest = path.strip_prefix(&**prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+                let rest = rest.unwrap_or(path);
+                out.extend_from_slice(if rest.is_empty() { b"/" } else { rest.as_bytes() });
+            }
+            Self::Replace(template) => template.write(values, out),
+            Self::Regex(regex, to) => out.extend_from_slice(regex.replace_all(path, &**to).as_bytes()),
+        }
+    }
+}
+
+/// Edits of header fields: removed first, then set, then added. Names are in lower case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderEdits {
+    /// Instead of what is there.
+    pub set: Vec<(Box<str>, Template)>,
+    /// Beside what is there.
+    pub add: Vec<(Box<str>, Template)>,
+    /// Not any more.
+    pub remove: Vec<Box<str>>,
+}
+
+impl HeaderEdits {
+    /// Whether nothing is edited.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+
+    /// Whether a field that is there goes.
+    #[must_use]
+    pub fn drops(&self, name: &[u8]) -> bool {
+        let same = |own: &str| own.as_bytes().eq_ignore_ascii_case(name);
+        self.remove.iter().any(|own| same(own)) || self.set.iter().any(|(own, _)| same(own))
+    }
+
+    /// Fields that come, in their order.
+    pub fn comes(&self) -> impl Iterator<Item = (&str, &Template)> {
+        self.set.iter().chain(&self.add).map(|(name, value)| (&**name, value))
+    }
+}
+
+/// Edits of a query: removed first, then set, then added.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryEdits {
+    /// Instead of what is there.
+    pub set: Vec<(Box<str>, Template)>,
+    /// Beside what is there.
+    pub add: Vec<(Box<str>, Template)>,
+    /// Not any more.
+    pub remove: Vec<Box<str>>,
+}
+
+impl QueryEdits {
+    /// Whether nothing is edited.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+
+    /// Appends what `query` becomes; true if there is anything.
+    pub fn write(&self, query: Option<&str>, values: &dyn Values, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let goes = |part: &str| {
+            let name = part.split('=').next().unwrap_or_default();
+            self.remove.iter().any(|own| **own == *name) || self.set.iter().any(|(own, _)| **own == *name)
+        };
+        let kept = query.into_iter().flat_map(|q| q.split('&')).filter(|part| !goes(part));
+        let separate = |out: &mut Vec<u8>| {
+            if out.len() > start {
+                out.push(b'&');
+            }
+        };
+        for part in kept {
+            separate(out);
+            out.extend_from_slice(part.as_bytes());
+        }
+        for (name, template) in self.set.iter().chain(&self.add) {
+            separate(out);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            let mut value = Vec::new();
+            template.write(values, &mut value);
+            encode(&value, out);
+        }
+        out.len() > start
+    }
+}
+
+/// All but unreserved characters (RFC 3986, 2.3).
+fn encode(value: &[u8], out: &mut Vec<u8>) {
+    for &b in value {
+        match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(b),
+            _ => super::target::encode(b, out),
+        }
+    }
+}
