@@ -16,8 +16,21 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
     const CONFIG: &[&str] = &["balance", "flow", "judge", "policy"];
     const RUNTIME: &[&str] = &["balance", "flow", "judge", "policy", "config", "tls", "health", "discovery", "net"];
     const ADMIN: &[&str] = &["balance", "flow", "judge", "policy", "config", "net", "runtime"];
-    const BINARY: &[&str] =
-        &["balance", "flow", "judge", "policy", "config", "tls", "health", "discovery", "net", "runtime", "admin"];
+    const HTTP: &[&str] = ADMIN;
+    const BINARY: &[&str] = &[
+        "balance",
+        "flow",
+        "judge",
+        "policy",
+        "config",
+        "tls",
+        "health",
+        "discovery",
+        "net",
+        "runtime",
+        "admin",
+        "http",
+    ];
     BTreeMap::from([
         ("floodway-balance", &[] as &[&str]),
         ("floodway-flow", &[]),
@@ -31,6 +44,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("floodway-net", &["mmsg"]),
         ("floodway-runtime", RUNTIME),
         ("floodway-admin", ADMIN),
+        ("floodway-http", HTTP),
         ("floodway", BINARY),
         ("floodway-tests", &[]),
         ("floodway-bench", &["balance", "mmsg", "sim"]),

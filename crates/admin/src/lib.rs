@@ -7,6 +7,7 @@ mod api;
 mod http;
 mod log;
 mod metrics;
+mod requests;
 pub mod view;
 
 pub use api::{

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use floodway_config::{Format, Level, Log, Output, SessionLog as Spec};
 use floodway_flow::proxy::kind;
-use floodway_runtime::{Event, Introduction, Record, SessionLog};
+use floodway_runtime::{Event, Introduction, Record, RequestRecord, SessionLog};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -19,6 +19,8 @@ use time::format_description::well_known::Rfc3339;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt;
+
+use crate::requests::RequestWriter;
 
 /// Lines that may wait for a slow reader; at some 400 bytes each that is 6 MiB.
 const MOST_LINES: usize = 16_384;
@@ -45,9 +47,20 @@ impl Logs {
     pub fn open(spec: &Log) -> Result<(Self, SessionWriter), LogError> {
         let (process, process_guard) = channel(&spec.to, "log")?;
         let (sessions, sessions_guard) = channel(&spec.sessions.to, "session-log")?;
-        let logs = Self {
+        let mut logs = Self {
             dropped: vec![process.error_counter(), sessions.error_counter()],
             _guards: vec![process_guard, sessions_guard],
+        };
+        let requests = match &spec.requests {
+            None => None,
+            // One thread a file, so that lines stay whole.
+            Some(requests) if requests.to == spec.sessions.to => Some(RequestWriter::new(sessions.clone(), requests)),
+            Some(requests) => {
+                let (out, guard) = channel(&requests.to, "request-log")?;
+                logs.dropped.push(out.error_counter());
+                logs._guards.push(guard);
+                Some(RequestWriter::new(out, requests))
+            }
         };
         let level = match spec.level {
             Level::Error => LevelFilter::ERROR,
@@ -62,7 +75,7 @@ impl Logs {
             Format::Json => tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish()),
             Format::Text => tracing::subscriber::set_global_default(subscriber.with_ansi(false).finish()),
         };
-        Ok((logs, SessionWriter { out: sessions, format: spec.format, spec: spec.sessions.clone() }))
+        Ok((logs, SessionWriter { out: sessions, format: spec.format, spec: spec.sessions.clone(), requests }))
     }
 
     /// Lines that were dropped, of both logs.
@@ -85,11 +98,12 @@ fn channel(to: &Output, thread: &str) -> Result<(NonBlocking, WorkerGuard), LogE
     Ok(builder.finish(BufWriter::new(file)))
 }
 
-/// Writes the log of sessions.
+/// Writes the log of sessions, and that of requests.
 pub struct SessionWriter {
     out: NonBlocking,
     format: Format,
     spec: Spec,
+    requests: Option<RequestWriter>,
 }
 
 impl SessionLog for SessionWriter {
@@ -103,6 +117,12 @@ impl SessionLog for SessionWriter {
         };
         // It never blocks; what does not fit is counted.
         let _ = self.out.clone().write_all(line.as_bytes());
+    }
+
+    fn request(&self, record: &RequestRecord<'_>) {
+        if let Some(requests) = &self.requests {
+            requests.write(record);
+        }
     }
 
     fn every(&self) -> Option<Duration> {

@@ -38,6 +38,7 @@ impl Collector for Scrape {
         let mut out = Out(encoder);
         let snapshot = self.shared.snapshot();
         sessions(&mut out, &snapshot, self.shared.now())?;
+        requests(&mut out, &snapshot)?;
         pools(&mut out, &snapshot)?;
         endpoints(&mut out, &snapshot)?;
         checks(&mut out, &snapshot)?;
@@ -105,6 +106,27 @@ impl Out<'_> {
         }
         Ok(())
     }
+}
+
+fn requests(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    let mut all = Vec::new();
+    for listener in &snapshot.listeners {
+        listener.requests(|route, pool, code, count| {
+            let labels = [("listener", listener.name.clone()), ("route", route.to_owned()), ("pool", pool.to_owned())];
+            all.push(([labels[0].clone(), labels[1].clone(), labels[2].clone(), ("code", code.to_owned())], count));
+        });
+    }
+    if snapshot.listeners.iter().all(|l| l.http().is_none()) {
+        return Ok(());
+    }
+    out.counter("http_requests", "Requests, by the code of the response", all)?;
+    let times = snapshot.listeners.iter().flat_map(|l| {
+        let of =
+            |(route, times): (&str, ConnectTimes)| ([("listener", l.name.clone()), ("route", route.to_owned())], times);
+        l.request_times().map(of).collect::<Vec<_>>()
+    });
+    let times = times.filter(|(_, times)| times.buckets.iter().any(|n| *n > 0)).collect::<Vec<_>>();
+    out.histogram("http_request_duration_seconds", "From the first byte of a request to the end of its response", times)
 }
 
 fn sessions(out: &mut Out<'_>, snapshot: &Snapshot, now: Duration) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 mod balance;
 mod discovery;
 mod health;
+mod http;
 mod listener;
 mod pool;
 mod process;

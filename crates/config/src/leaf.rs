@@ -1,6 +1,10 @@
 //! What a single value may be: the types of the table of keys.
 
+mod http;
+
 use floodway_policy::{NamePattern, parse_prefix};
+
+pub(crate) use http::Http;
 
 use crate::scalar::{Fault, fault};
 use crate::{address, scalar};
@@ -10,6 +14,12 @@ use crate::{address, scalar};
 pub(crate) enum Leaf {
     /// Any text but none at all.
     Text,
+    /// Any text.
+    Any,
+    /// A size of any number of bytes.
+    Bytes,
+    /// Of HTTP.
+    Http(Http),
     Name,
     Duration,
     /// A duration of more than nothing.
@@ -77,7 +87,9 @@ impl Leaf {
             Self::Text | Self::Output | Self::Path if text.is_empty() => {
                 fault("empty", "write something, or leave the key out")
             }
-            Self::Text | Self::Output | Self::Path => Ok(()),
+            Self::Text | Self::Output | Self::Path | Self::Any => Ok(()),
+            Self::Bytes => scalar::size(text).map(drop),
+            Self::Http(leaf) => leaf.check(text),
             Self::Name => scalar::name(text),
             Self::Duration => scalar::duration(text).map(drop),
             Self::Time => match scalar::duration(text)? {
@@ -142,7 +154,8 @@ impl Leaf {
     pub(crate) fn meaning(&self, text: &str) -> String {
         let meant = match *self {
             Self::Duration | Self::Time | Self::Most(..) => scalar::duration(text).ok().map(|d| format!("{d:?}")),
-            Self::Size => scalar::size(text).ok().map(|n| n.to_string()),
+            Self::Size | Self::Bytes => scalar::size(text).ok().map(|n| n.to_string()),
+            Self::Http(leaf) => leaf.meaning(text),
             Self::Rate => scalar::rate(text).ok().map(|(n, per)| format!("{n} in {per:?}")),
             Self::Bandwidth => scalar::bandwidth(text).ok().map(|n| n.to_string()),
             Self::Ip => text.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_canonical().to_string()),
@@ -170,10 +183,11 @@ impl Leaf {
     /// For documentation and messages.
     pub(crate) fn describe(&self) -> String {
         match *self {
-            Self::Text => "text".into(),
+            Self::Text | Self::Any => "text".into(),
+            Self::Http(leaf) => leaf.describe().into(),
             Self::Name => "name".into(),
             Self::Duration | Self::Time | Self::Most(..) => "duration".into(),
-            Self::Size => "size".into(),
+            Self::Size | Self::Bytes => "size".into(),
             Self::Rate => "rate".into(),
             Self::Bandwidth => "bytes in a second".into(),
             Self::Ip => "IP address".into(),
@@ -212,6 +226,8 @@ impl Leaf {
         let whole = |s: &str| Some(format!("^(?:{s})$"));
         match *self {
             Self::Text | Self::Output | Self::Path | Self::Prefix | Self::Endpoint | Self::Regex => None,
+            Self::Any => None,
+            Self::Http(leaf) => leaf.pattern().and_then(whole),
             Self::Sni => whole("(?:\\*\\.)?[a-zA-Z0-9_.-]+"),
             Self::Alpn => whole("[^,\\s]{1,255}"),
             Self::ServerName => whole("[a-zA-Z0-9_.:-]+"),
@@ -228,7 +244,7 @@ impl Leaf {
             Self::Duration | Self::Time | Self::Most(..) => {
                 whole("(?:\\d+d)?(?:\\d+h)?(?:\\d+m)?(?:\\d+s)?(?:\\d+ms)?")
             }
-            Self::Size => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
+            Self::Size | Self::Bytes => whole("\\d+(?:B|[kKMG]B|[KMG]iB)"),
             Self::Rate => whole("\\d+/[smh]"),
             Self::Bandwidth => whole("\\d+(?:B|[kKMG]B|[KMG]iB)/s"),
             Self::Ip => whole("[0-9a-fA-F.:]+"),
@@ -250,16 +266,17 @@ fn or_words(fault: Fault, words: &[&str]) -> Fault {
 }
 
 fn regex(text: &str) -> Result<(), Fault> {
-    // The last line of what the parser says is what is wrong; the others draw it.
-    let said = |e: regex::Error| {
-        e.to_string().lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
-    };
-    match regex::bytes::Regex::new(text).map_err(said) {
+    match regex::bytes::Regex::new(text) {
         Ok(_) => Ok(()),
-        Err(why) => {
-            fault(format!("no regular expression: {why}"), "in single quotes YAML leaves its backslashes alone")
-        }
+        Err(error) => fault(format!("no regular expression: {}", said(&error)), QUOTES),
     }
+}
+
+const QUOTES: &str = "in single quotes YAML leaves its backslashes alone";
+
+/// The last line of what the parser of expressions says is what is wrong; the others draw it.
+fn said(error: &regex::Error) -> String {
+    error.to_string().lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned()
 }
 
 /// A name in DNS, or an address.

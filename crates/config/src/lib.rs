@@ -80,6 +80,8 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
 pub struct Limits {
     /// Open files that the process may have; `None` if unknown.
     pub open_files: Option<u64>,
+    /// Whether this build speaks no HTTP.
+    pub lacks_http: bool,
 }
 
 /// A sound configuration, and what is still worth a warning.

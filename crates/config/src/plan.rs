@@ -390,7 +390,7 @@ fn collect(node: &Node, kind: &Kind, path: String, fields: &mut BTreeMap<String,
         {
             below(section.keys, fields);
         }
-        Kind::Named(of) => {
+        Kind::Named(of) | Kind::Keyed(_, of) => {
             for (word, value) in node.entries() {
                 collect(value, of, format!("{path}.{}", word.text), fields);
             }
@@ -441,7 +441,7 @@ fn meaning(node: &Node, kind: &Kind, names: &mut BTreeSet<String>) -> String {
         (Kind::Choice(keys), Value::Map(entries)) => {
             meanings(entries, |name| Key::find(keys, name).map(|k| &k.kind), names)
         }
-        (Kind::Named(of), Value::Map(entries)) => meanings(entries, |_| Some(of), names),
+        (Kind::Named(of) | Kind::Keyed(_, of), Value::Map(entries)) => meanings(entries, |_| Some(of), names),
         (_, Value::Text(text)) => text.clone(),
         _ => String::new(),
     }

@@ -2,15 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use crate::leaf::Leaf;
+use crate::leaf::{Http, Leaf};
 use crate::tree::Node;
 
 /// Bytes from which on a name leaves alternatives out.
 const LONG: usize = 100;
 
 /// What a route may match, in the order of names.
-const MATCHES: [(&str, Leaf); 4] =
-    [("sni", Leaf::Sni), ("alpn", Leaf::Alpn), ("source", Leaf::Prefix), ("port", Leaf::Ports)];
+const MATCHES: [(&str, Leaf); 11] = [
+    ("host", Leaf::Http(Http::Host)),
+    ("path", Leaf::Http(Http::Path)),
+    ("sni", Leaf::Sni),
+    ("alpn", Leaf::Alpn),
+    ("source", Leaf::Prefix),
+    ("port", Leaf::Ports),
+    ("method", Leaf::Http(Http::Method)),
+    ("header", Leaf::Http(Http::Value)),
+    ("query", Leaf::Http(Http::Value)),
+    ("cookie", Leaf::Http(Http::Value)),
+    ("certificate", Leaf::Http(Http::Value)),
+];
 
 /// The name of each of `routes`: its own, or that of its match, like `sni *.db.example.com`. Those of matches differ if the
 /// matches do.
@@ -62,9 +73,16 @@ fn described(route: &Node, join: impl Fn(&[String]) -> String) -> String {
         Some(typed) => typed.to_string(),
         None => leaf.meaning(item.text().unwrap_or_default()),
     };
+    let all = |leaf: Leaf, node: &Node| node.items().iter().map(|item| one(leaf, item)).collect::<Vec<_>>();
     let part = |&(key, leaf): &(&str, Leaf)| {
-        let items = route.get("match")?.get(key)?.items().iter().map(|item| one(leaf, item)).collect::<Vec<_>>();
-        Some(format!("{key} {}", join(&items)))
+        let node = route.get("match")?.get(key)?;
+        // Items, or such by names of their own.
+        let named =
+            node.entries().iter().map(|(word, values)| format!("{key} {} {}", word.text, join(&all(leaf, values))));
+        Some(match node.entries() {
+            [] => format!("{key} {}", join(&all(leaf, node))),
+            _ => named.collect::<Vec<_>>().join(", "),
+        })
     };
     MATCHES.iter().filter_map(part).collect::<Vec<_>>().join(", ")
 }

@@ -58,7 +58,9 @@ fn kind(of: &Kind, whole: bool) -> Value {
             json!({ "anyOf": [names, section(s, whole)] })
         }
         Kind::List(item) => json!({ "anyOf": [kind(item, whole), { "type": "array", "items": kind(item, whole) }] }),
-        Kind::Named(item) => json!({ "type": "object", "additionalProperties": kind(item, whole) }),
+        Kind::Named(item) | Kind::Keyed(_, item) => {
+            json!({ "type": "object", "additionalProperties": kind(item, whole) })
+        }
         Kind::Choice(keys) => {
             let now: Vec<&Key> = keys.iter().filter(|k| !k.later).collect();
             let words: Vec<&str> = now.iter().filter(|k| matches!(k.kind, Kind::Section(_))).map(|k| k.name).collect();
@@ -127,7 +129,7 @@ fn is(kind: &Kind) -> String {
         Kind::Bind(_) => "address, `unix:/path`, or a map".into(),
         Kind::OffOr(_) => "map, or `off`".into(),
         Kind::List(item) => format!("list of {}", is(item)),
-        Kind::Named(_) => "map of names".into(),
+        Kind::Named(_) | Kind::Keyed(..) => "map of names".into(),
         Kind::Choice(keys) => {
             let word = |k: &&Key| match k.kind {
                 Kind::Leaf(_) => format!("`{{ {}: NAME }}`", k.name),

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::leaf::{nearest, quoted, suggest};
-use crate::scalar;
+use crate::leaf::{Leaf, nearest, quoted, suggest};
 use crate::table::{Key, Kind, Section};
 use crate::tree::{Node, Origin, Value, Word};
 use crate::{Problem, Problems, Sources, Span};
@@ -55,7 +54,8 @@ impl Checker<'_> {
             }
             Kind::Choice(options) => self.choice(key, node, options, at),
             Kind::List(item) => self.list(key, node, item, at),
-            Kind::Named(of) => self.named(key, node, of),
+            Kind::Named(of) => self.named(key, node, Leaf::Name, of),
+            Kind::Keyed(name, of) => self.named(key, node, *name, of),
         }
     }
 
@@ -68,7 +68,7 @@ impl Checker<'_> {
         wrap(checked, name)
     }
 
-    fn leaf(&mut self, key: &Word, node: Node, leaf: crate::leaf::Leaf) -> Node {
+    fn leaf(&mut self, key: &Word, node: Node, leaf: Leaf) -> Node {
         let Some(text) = node.text() else {
             let message = format!("`{}` is {}, where {} is needed", key.text, node.kind(), leaf.describe());
             let problem = Problem::error(node.span, message).label(format!("this is {}", node.kind()));
@@ -181,7 +181,7 @@ impl Checker<'_> {
         Node { value: Value::List(items.collect()), ..node }
     }
 
-    fn named(&mut self, key: &Word, node: Node, of: &Kind) -> Node {
+    fn named(&mut self, key: &Word, node: Node, name: Leaf, of: &Kind) -> Node {
         let Value::Map(entries) = node.value else {
             let message = format!("`{}` is {}, where a map of names is needed", key.text, node.kind());
             self.problems
@@ -194,7 +194,7 @@ impl Checker<'_> {
             if self.is_repeated(&mut seen, &word) {
                 continue;
             }
-            if let Err(fault) = scalar::name(&word.text) {
+            if let Err(fault) = name.check(&word.text) {
                 let problem = Problem::error(word.span, format!("`{}` is {}", word.text, fault.what));
                 self.problems.add(fault.help.into_iter().fold(problem, Problem::help));
             }
@@ -328,7 +328,7 @@ pub(crate) fn complete(key: &Word, node: Node, kind: &Kind, at: &str, problems: 
             };
             Value::Map(chosen.into_iter().map(inner).collect())
         }
-        (Kind::Named(of), Value::Map(named)) => {
+        (Kind::Named(of) | Kind::Keyed(_, of), Value::Map(named)) => {
             let inner = |(word, value): (Word, Node)| {
                 let value = complete(&word, value, of, &named_place(of, key, &word), problems);
                 (word, value)

@@ -1,5 +1,7 @@
 //! A sound configuration, as plain values.
 
+mod http;
+
 use std::borrow::Borrow;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use floodway_balance::{Admin, Algorithm, SlowStart, Tiers};
 use floodway_flow::Reason;
 use floodway_judge::{Ask, EjectionRules, MembershipRules, Rules, Source};
 use floodway_policy::{Access, RouteMatch, Router, SourcePrefix, Split};
+
+pub use http::*;
 
 use crate::{Address, BindAddress};
 
@@ -112,8 +116,10 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// What becomes of what comes in, in the order of the file; the default last. At least one.
     pub routes: Vec<Route>,
-    /// Which of them takes what.
+    /// Which of them takes what; empty with `http`, which has one of its own.
     pub router: Arc<Router>,
+    /// Speaks HTTP; `None` passes bytes.
+    pub http: Option<Arc<Http>>,
 }
 
 impl Listener {
@@ -207,6 +213,8 @@ pub struct Route {
     pub action: Action,
     /// Instead of the listener's.
     pub timeouts: RouteTimeouts,
+    /// What it says of requests, with `http`.
+    pub http: Option<Arc<HttpRoute>>,
 }
 
 impl Route {
@@ -240,6 +248,10 @@ pub enum Action {
     Reject,
     /// It is ended in good order.
     Close,
+    /// The client is told to ask elsewhere.
+    Redirect(Box<Redirect>),
+    /// The client is answered here.
+    Respond(Box<Respond>),
 }
 
 impl Action {
@@ -251,6 +263,8 @@ impl Action {
             Self::Split(_) => "split",
             Self::Reject => "reject",
             Self::Close => "close",
+            Self::Redirect(_) => "redirect",
+            Self::Respond(_) => "respond",
         }
     }
 
@@ -260,7 +274,7 @@ impl Action {
         match self {
             Self::Forward(id) => std::slice::from_ref(id),
             Self::Split(split) => &split.pools,
-            Self::Reject | Self::Close => &[],
+            Self::Reject | Self::Close | Self::Redirect(_) | Self::Respond(_) => &[],
         }
     }
 }
@@ -274,6 +288,8 @@ pub struct SplitPools {
     pub split: Split,
     /// What keeps a client at its pool; `None` is chance.
     pub by: Option<FlowKey>,
+    /// What of a request does.
+    pub by_request: Option<RequestKey>,
     /// Whether others take what belongs to a pool in which no endpoint is fit.
     pub shifts: bool,
 }
@@ -547,6 +563,8 @@ pub struct Pool {
     pub tcp: Option<EndpointTcp>,
     /// Speaks TLS to endpoints; `None` passes on what comes.
     pub tls: Option<PoolTls>,
+    /// Speaks HTTP to endpoints, for listeners that speak it.
+    pub http: PoolHttp,
 }
 
 /// The PROXY protocol towards endpoints.
@@ -794,6 +812,8 @@ pub struct Log {
     pub to: Output,
     /// The log of sessions.
     pub sessions: SessionLog,
+    /// The log of requests; `None` is none.
+    pub requests: Option<RequestLog>,
 }
 
 /// The log of sessions.

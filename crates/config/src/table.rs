@@ -5,6 +5,7 @@
 
 mod discovery;
 mod health;
+mod http;
 mod routes;
 mod tls;
 mod udp;
@@ -36,6 +37,8 @@ pub(crate) enum Kind {
     List(&'static Kind),
     /// Names of the operator's own, each with this.
     Named(&'static Kind),
+    /// Names of somebody else's, which are of this type, each with this.
+    Keyed(Leaf, &'static Kind),
 }
 
 /// A map with known keys.
@@ -202,7 +205,7 @@ pub(crate) static LISTENER: Section = Section {
         )
         .or("reject"),
         Key::new("udp", Kind::Section(&udp::UDP), "What one UDP flow is, and how it ends."),
-        Key::later("http", "Speaks HTTP."),
+        Key::new("http", Kind::Section(&http::HTTP), "Speaks HTTP: each request is routed by itself."),
         Key::later("policies", "Rules for HTTP."),
     ],
     one_of: &[],
@@ -526,7 +529,7 @@ pub(crate) static POOL: Section = section(
             "Socket options towards endpoints; without, those of the listener.",
         ),
         Key::new("tls", Kind::Section(&tls::POOL_TLS), "Speaks TLS to endpoints; `{}` verifies them as the system does."),
-        Key::later("http", "HTTP to endpoints."),
+        Key::new("http", Kind::Section(&http::POOL_HTTP), "HTTP to endpoints.").or("{}"),
     ],
 );
 
@@ -806,6 +809,7 @@ static LOG: Section = section(
         Key::new("format", Kind::Leaf(Word(&["json", "text"], &[])), "Of both logs.").or("json"),
         Key::new("to", Kind::Leaf(Leaf::Output), "`stderr`, `stdout` or a file that is appended to.").or("stderr"),
         Key::new("sessions", Kind::Section(&SESSION_LOG), "The log of sessions.").or("{}"),
+        Key::new("requests", OffOr(&http::REQUEST_LOG), "The log of requests, for listeners with `http`.").or("{}"),
     ],
 );
 
@@ -832,6 +836,7 @@ pub(crate) const REASONS: &[&str] = &[
     "unreachable",
     "completed",
     "overload",
+    "bad_request",
 ];
 
 /// These turn somebody away before there is a session to record.

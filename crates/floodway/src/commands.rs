@@ -19,7 +19,7 @@ use crate::wire::{Source, Start};
 
 /// Reads a configuration with what this machine allows.
 pub(crate) fn read(path: &Path, files: &dyn Files) -> Result<Checked, Rejected> {
-    let limits = Limits { open_files: floodway_net::open_files_limit().ok() };
+    let limits = Limits { open_files: floodway_net::open_files_limit().ok(), lacks_http: !cfg!(feature = "http") };
     floodway_config::read(path, files, &limits)
 }
 

@@ -8,6 +8,7 @@ mod control;
 mod fd_store;
 mod files;
 mod handover;
+mod speaks;
 mod state;
 mod watch;
 mod wire;

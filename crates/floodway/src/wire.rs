@@ -12,7 +12,7 @@ use floodway_config::{AdminAccess, BindAddress, Checked, Config};
 use floodway_net::{
     Inherited, ListenOptions, SocketFile, Transport, become_user, bind_unix, raise_open_files, set_access,
 };
-use floodway_runtime::{KeyLogFile, Running, Server, TcpRelay};
+use floodway_runtime::{KeyLogFile, Running, Server};
 use sd_notify::NotifyState;
 use tokio::runtime::LocalRuntime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use crate::control::{Control, End, Spare};
 use crate::fd_store::FdStore;
 use crate::handover::Predecessor;
+use crate::speaks::Speaks;
 use crate::state::{self, State};
 
 /// Callers that may wait at an admin socket.
@@ -91,7 +92,7 @@ pub(crate) fn run(checked: Checked, source: Option<Source>, start: &Start) -> an
     let done = event_loop.block_on(async {
         let signals = Signals::new().context("cannot watch for signals")?;
         let logs = Arc::new(opened.logs);
-        let mut running = opened.server.start(&TcpRelay, Arc::new(opened.sessions), opened.state.by_hand)?;
+        let mut running = opened.server.start(&Speaks, Arc::new(opened.sessions), opened.state.by_hand)?;
         running.first_members().await;
         running.ban_again(opened.state.banned);
         if let Some(predecessor) = &mut predecessor {

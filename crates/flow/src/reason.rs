@@ -59,10 +59,12 @@ reasons! {
     EndpointDown = "endpoint_down",
     /// Its datagrams did not reach the endpoint, which said so, and no other could be taken.
     Unreachable = "unreachable",
-    /// It had as many answers as were agreed.
+    /// It had as many answers as were agreed, or its response, whole.
     Completed = "completed",
     /// Nobody had confirmed it when a newcomer needed its place.
     Overload = "overload",
+    /// It was a request that is none, or that can be read in two ways.
+    BadRequest = "bad_request",
 }
 
 impl std::fmt::Display for Reason {

@@ -198,7 +198,7 @@ fn narrowness(&(first, last): &(u16, u16)) -> Reverse<u16> {
 ///
 /// The time of a look-up grows with the labels of the name, and with how many routes ask for the same name or for none. It
 /// does not allocate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Router {
     routes: Box<[RouteMatch]>,
     exact: Names,

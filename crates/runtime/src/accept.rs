@@ -19,7 +19,7 @@ use crate::introduction::{Introduction, hear};
 use crate::known::Known;
 use crate::relay::end::{End, TLS_BUFFER};
 use crate::routing::{Refusal, Sent, send};
-use crate::session::Arrived;
+use crate::session::{Arrived, Kind};
 use crate::worker::Context;
 
 /// After an error of accept that is not the connection's own.
@@ -139,7 +139,7 @@ fn flow(
     Sent { route, pool }: Sent,
     room: Room,
 ) -> Flow {
-    Flow { client, arrived: Arrived { source, is_datagrams: false, known, accepted, route, pool }, room }
+    Flow { client, arrived: Arrived { source, kind: Kind::Stream, known, accepted, route, pool }, room }
 }
 
 /// Serves whoever comes by a proxy, once that has told of the client.

@@ -155,11 +155,13 @@ pub enum Rejection {
     Overload,
     /// A datagram, either way: the kernel did not take it.
     NotSent,
+    /// A request that is none, or that can be read in two ways.
+    BadRequest,
 }
 
 impl Rejection {
     /// Every rejection, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Denied,
         Self::Banned,
         Self::Limit,
@@ -177,6 +179,7 @@ impl Rejection {
         Self::NoEndpoint,
         Self::Overload,
         Self::NotSent,
+        Self::BadRequest,
     ];
 
     /// The word for metrics and logs.
@@ -200,6 +203,7 @@ impl Rejection {
             Self::NoEndpoint => "no_endpoint",
             Self::Overload => "overload",
             Self::NotSent => "not_sent",
+            Self::BadRequest => "bad_request",
         }
     }
 }

@@ -28,6 +28,15 @@ use crate::worker::Context;
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
 /// stayed full as long as it may wait), or it was told to end.
 pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, Lease), Reason> {
+    dial_or(of, client, |_, _| None).await
+}
+
+/// As [`dial`], but for the connection to the endpoint that was chosen, by its place in the pool, that `kept` gives, if it does.
+pub(crate) async fn dial_or(
+    of: &mut Registered,
+    client: &Socket,
+    mut kept: impl FnMut(&Registered, usize) -> Option<End>,
+) -> Result<(End, Lease), Reason> {
     let mut tried = Tried::default();
     loop {
         of.renew(&mut tried);
@@ -40,6 +49,12 @@ pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, L
             chosen => chosen?,
         };
         of.session.count(&of.context);
+        if let Some(end) = kept(of, lease.index()) {
+            of.session.begin_try();
+            of.session.connected(lease.index(), Duration::ZERO);
+            remember(&of.session, client, lease.index(), of.context.shared.now());
+            return Ok((end, lease));
+        }
         let connecting = begin(of, lease.index(), client);
         let end = match open(of, lease.index(), connecting).await? {
             // In a box: few pools have anything to say first, and all would carry it.

@@ -40,6 +40,12 @@ impl Flow {
         self.client.socket()
     }
 
+    /// Whether its listener speaks HTTP.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        self.room.guards().config.http.is_some()
+    }
+
     /// Takes it apart: a registered session, the client's end, and the room.
     pub(crate) fn begin(self) -> (Registered, End, Room) {
         let session = Registered::new(self.room.entry(), self.arrived);
@@ -116,6 +122,11 @@ impl Room {
     /// Where it came in.
     pub(crate) fn entry(&self) -> Entry<'_> {
         Entry { context: self.context(), view: &self.view, listener: self.listener as usize }
+    }
+
+    /// The view that it came in by, and the place of its listener there.
+    pub(crate) fn place(&self) -> (Rc<View>, usize) {
+        (Rc::clone(&self.view), self.listener as usize)
     }
 
     /// The worker that it is on.

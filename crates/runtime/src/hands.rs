@@ -180,7 +180,7 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
                 (None, _) => None,
             }
         }
-        Action::Reject | Action::Close => None,
+        Action::Reject | Action::Close | Action::Redirect(_) | Action::Respond(_) => None,
     });
     Explained { route, lost, choice: pool.map(|pool| choose((snapshot, config), pool, question, now)) }
 }

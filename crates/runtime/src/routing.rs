@@ -35,6 +35,9 @@ pub(crate) fn send(
     client: &impl Incoming,
 ) -> Result<Sent, Refusal> {
     let listener = entry.guards();
+    if listener.config.http.is_some() {
+        return Ok(NOWHERE);
+    }
     let route = match listener.config.routes.as_slice() {
         // As a rule: nothing is asked.
         [only] if only.asks_nothing() => 0,
@@ -46,11 +49,14 @@ pub(crate) fn send(
             let key = |key: FlowKey| flow_key::of_client(key, source, known, client);
             part(split, &entry.view.snapshot, split.by.and_then(key), entry.context.random())
         }
-        Action::Reject => return Err(Refusal::Reset(Rejection::Route)),
+        Action::Reject | Action::Redirect(_) | Action::Respond(_) => return Err(Refusal::Reset(Rejection::Route)),
         Action::Close => return Err(Refusal::Close),
     };
     Ok(Sent { route: u16::try_from(route).unwrap_or(u16::MAX), pool })
 }
+
+/// Nowhere yet: each request says where.
+pub(crate) const NOWHERE: Sent = Sent { route: u16::MAX, pool: PoolId(usize::MAX) };
 
 const NO_ROUTE: Refusal = Refusal::Reset(Rejection::NoRoute);
 

@@ -20,6 +20,7 @@ use crate::counters::{Failure, Lanes, Traffic};
 use crate::flow_key::Incoming;
 use crate::introduction::Introduction;
 use crate::known::Known;
+use crate::requests::RequestRecord;
 use crate::snapshot::{Endpoint, Listener, Pool, Stats};
 use crate::worker::{Context, View};
 
@@ -124,6 +125,9 @@ pub trait SessionLog: Send + Sync + 'static {
     /// Takes one record.
     fn record(&self, record: &Record<'_>);
 
+    /// Takes what became of one request.
+    fn request(&self, _record: &RequestRecord<'_>) {}
+
     /// How often live sessions are to be recorded.
     fn every(&self) -> Option<Duration> {
         None
@@ -139,13 +143,24 @@ enum Told {
     End(Reason),
 }
 
+/// What a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A connection.
+    Stream,
+    /// Datagrams of one client.
+    Datagrams,
+    /// A request on a connection, or the wait for it: then it has no route and no pool.
+    Request,
+}
+
 /// A live session. Only its worker touches it.
 pub(crate) struct Session {
     id: SessionId,
     view: Rc<View>,
     /// Its place in the view, as that of the pool. Short, since there may be many.
     listener: u16,
-    is_datagrams: bool,
+    kind: Kind,
     source: Peer,
     /// What else is known of the client.
     known: Option<Rc<Known>>,
@@ -153,7 +168,7 @@ pub(crate) struct Session {
     accepted: u64,
     pool: Cell<u32>,
     /// Its place among the listener's routes.
-    route: u16,
+    route: Cell<u16>,
     /// Bytes that its endpoint was told with the SYN.
     told_first: Cell<u16>,
     /// Where its endpoint is, if that is another place for each client.
@@ -187,7 +202,38 @@ impl Session {
 
     /// The route that took it.
     pub(crate) fn route(&self) -> &Route {
-        &self.listener().config.routes[usize::from(self.route)]
+        &self.listener().config.routes[usize::from(self.route.get())]
+    }
+
+    /// Its place among the listener's routes.
+    pub(crate) fn route_index(&self) -> usize {
+        self.route.get().into()
+    }
+
+    /// The name of the route that took it; none as long as none has.
+    pub(crate) fn route_name(&self) -> &str {
+        self.listener().config.routes.get(self.route_index()).map_or("", |route| &route.name)
+    }
+
+    /// The place of its listener in its view.
+    pub(crate) fn listener_index(&self) -> usize {
+        self.listener.into()
+    }
+
+    /// Its view of the configuration.
+    pub(crate) fn view(&self) -> &Rc<View> {
+        &self.view
+    }
+
+    /// Its pool, if it has one by now.
+    pub(crate) fn its_pool(&self) -> Option<&Pool> {
+        self.view.snapshot.pools.get(self.pool.get() as usize).map(|pool| &**pool)
+    }
+
+    /// `route` took it, and leads it to `pool`.
+    pub(crate) fn takes(&self, route: u16, pool: PoolId) {
+        self.route.set(route);
+        self.pool.set(short(pool.0));
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -209,8 +255,12 @@ impl Session {
         self.endpoint().map(|e| &*e.stats)
     }
 
-    fn endpoint(&self) -> Option<&Endpoint> {
-        self.endpoint.get().and_then(|i| self.pool().endpoints.get(i as usize))
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.get().and_then(|i| self.its_pool()?.endpoints.get(i as usize))
+    }
+
+    pub(crate) fn endpoint_index(&self) -> Option<usize> {
+        self.endpoint.get().map(|i| i as usize)
     }
 
     /// No endpoint of its pool is fit: another pool takes over. Only before it was counted.
@@ -332,7 +382,7 @@ impl Session {
     }
 
     /// What went wrong, in words.
-    fn said_error(&self) -> Option<Box<str>> {
+    pub(crate) fn said_error(&self) -> Option<Box<str>> {
         let error = self.error.take();
         self.error.set(error.clone());
         error
@@ -395,12 +445,12 @@ impl Session {
         SessionInfo {
             id: self.id,
             listener: self.listener().name.clone(),
-            route: self.route().name.clone(),
-            pool: self.pool().name.clone(),
+            route: self.route_name().to_owned(),
+            pool: self.its_pool().map(|pool| pool.name.clone()).unwrap_or_default(),
             endpoint: self.endpoint().map(|e| (e.name.clone(), e.address.clone())),
             place: self.place(),
             source: self.source,
-            is_datagrams: self.is_datagrams,
+            is_datagrams: self.is_datagrams(),
             peer: self.introduction().map_or(self.source, |told| told.proxy),
             age: self.age(now),
             idle: self.idle(now),
@@ -419,7 +469,7 @@ impl Session {
         let known = field.upgrade();
         self.field.set(field);
         let field = known?;
-        let endpoints = &self.pool().endpoints;
+        let endpoints = &self.its_pool()?.endpoints;
         let named = |i: u32| endpoints.get(i as usize).map(|e| (e.name.clone(), e.address.clone()));
         Some(Choice {
             algorithm: self.pool().balance.algorithm().as_str(),
@@ -441,7 +491,7 @@ impl Session {
 
     /// Whether it is a flow of datagrams.
     pub(crate) fn is_datagrams(&self) -> bool {
-        self.is_datagrams
+        self.kind == Kind::Datagrams
     }
 
     /// Its end, whatever happens, if it begins at `now`. Up to a tenth earlier than is said, so that sessions that began together do
@@ -496,11 +546,11 @@ impl Session {
             id: self.id,
             view,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
-            is_datagrams: self.is_datagrams,
+            kind: self.kind,
             source: self.source,
             known: self.known.clone(),
             accepted: self.accepted,
-            route,
+            route: Cell::new(route),
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
             place: Cell::new(None),
@@ -529,17 +579,21 @@ impl Session {
     }
 
     fn record(&self, context: &Context, event: Event) {
+        // What becomes of requests is told as such; one that lasts is told of meanwhile.
+        if self.kind == Kind::Request && (event != Event::Alive || self.endpoint.get().is_none()) {
+            return;
+        }
         let error = self.said_error();
         context.shared.log.record(&Record {
             event,
             id: self.id,
             listener: &self.listener().name,
-            route: &self.route().name,
-            pool: &self.pool().name,
+            route: self.route_name(),
+            pool: self.its_pool().map_or("", |pool| &pool.name),
             endpoint: self.endpoint(),
             place: self.place(),
             source: self.source,
-            is_datagrams: self.is_datagrams,
+            is_datagrams: self.is_datagrams(),
             known: self.known(),
             age: self.age(context.shared.now()),
             connect: self.connect_time(),

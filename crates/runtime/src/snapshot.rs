@@ -20,6 +20,7 @@ use crate::by_hand::ByHand;
 use crate::counters::{ConnectTimes, Connects, Count, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
 use crate::memory::Memory;
 use crate::queue::Queue;
+use crate::requests::Requests;
 
 /// Everything that a flow needs to know, at one moment. Swapped whole.
 #[derive(Debug)]
@@ -72,6 +73,8 @@ pub struct Listener {
     /// For pools without their own.
     pub(crate) endpoint_options: EndpointOptions,
     pub(crate) rejections: Arc<Lanes<Rejections>>,
+    /// What is counted of requests, if it speaks HTTP.
+    pub(crate) requests: Option<Requests>,
     /// Datagrams that the kernel dropped because the buffer of a socket was full.
     pub(crate) kernel_drops: Arc<Lanes<Count>>,
     /// By pool: those that routes lead to, those that take over from them, and those that were while sessions of that time are
@@ -102,6 +105,30 @@ impl Listener {
     pub fn lets_in(&self, ip: IpAddr) -> bool {
         let is_peer = self.accept_proxy.is_some() || self.peer_access.allows(ip);
         is_peer && self.access.allows(ip)
+    }
+
+    /// How it speaks HTTP, if it does.
+    #[must_use]
+    pub fn http(&self) -> Option<&floodway_config::Http> {
+        self.config.http.as_deref()
+    }
+
+    /// Tells of the requests that were answered, by route, pool and code; nothing without HTTP.
+    pub fn requests(&self, tell: impl FnMut(&str, &str, &str, u64)) {
+        if let Some(requests) = &self.requests {
+            requests.each(tell);
+        }
+    }
+
+    /// How long requests took, by route; nothing without HTTP.
+    pub fn request_times(&self) -> impl Iterator<Item = (&str, ConnectTimes)> {
+        self.requests.iter().flat_map(Requests::times)
+    }
+
+    /// Whether routes ask for the port that the client connected to.
+    #[must_use]
+    pub fn asks_port(&self) -> bool {
+        self.asks_port
     }
 
     /// What becomes of what comes in.
@@ -193,6 +220,12 @@ impl Pool {
     /// How long a session may wait for room; `None` if none may.
     pub(crate) fn queue_timeout(&self) -> Option<Duration> {
         self.config.queue.map(|(_, timeout)| timeout)
+    }
+
+    /// Whether connections to endpoints may serve again.
+    #[must_use]
+    pub fn keeps_connections(&self) -> bool {
+        self.config.http.keep_alive.is_some()
     }
 
     /// Whether what endpoints are told first travels with the SYN.

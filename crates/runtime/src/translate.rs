@@ -24,6 +24,7 @@ use crate::discovery::Discovery;
 use crate::identities::Made;
 use crate::memory::Memory;
 use crate::queue::Queue;
+use crate::requests::Requests;
 use crate::server::random;
 use crate::snapshot::{Endpoint, Listener, Pool, PoolTraffic, Snapshot, Stats, Tarpit};
 
@@ -143,6 +144,10 @@ impl<'a> Making<'a> {
             endpoint_options: EndpointOptions { socket: socket_options(&l.tcp.options), interface: None },
             kernel_drops: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.kernel_drops)),
             rejections: old.map_or_else(|| Arc::new(Lanes::new(self.lanes)), |o| Arc::clone(&o.rejections)),
+            requests: l.http.as_ref().map(|_| {
+                let before = old.and_then(|o| o.requests.as_ref());
+                Requests::new(l.routes.iter().map(|route| route_and_pools(route, config)), before, self.lanes)
+            }),
             traffic: self.traffic(l, config, old),
         }
     }
@@ -409,6 +414,18 @@ fn socket_options(options: &config::TcpOptions) -> SocketOptions {
         mark: options.mark,
         notsent_lowat: options.notsent_lowat,
     }
+}
+
+/// The name of a route, and of every pool that may serve its requests.
+fn route_and_pools(route: &config::Route, config: &Config) -> (String, Vec<String>) {
+    let mut pools: Vec<String> = Vec::new();
+    for id in route.action.forwards().iter().flat_map(|id| config::reachable(*id, &config.pools)) {
+        let name = config.pools.get(id.0).map(|pool| pool.name.clone()).unwrap_or_default();
+        if !pools.contains(&name) {
+            pools.push(name);
+        }
+    }
+    (route.name.clone(), pools)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::accept::{Closing, accept_loop};
 use crate::doors::{Door, DoorId};
 use crate::handshake::Turns;
+use crate::kept::Shelves;
 use crate::relay::udp::{Arena, Hub};
 use crate::session::Sessions;
 use crate::snapshot::Pool;
@@ -31,6 +32,8 @@ pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 const MOST_IDLE: usize = 32;
 /// Between two looks at the deadlines of sessions: how late a timeout may come.
 const BEAT: Duration = Duration::from_millis(50);
+/// Beats between two looks at connections that are kept.
+const BEATS_A_LOOK: u64 = 20;
 /// How long sessions that were told to end may take; they need one turn of the loop.
 const LAST_TURNS: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,8 @@ pub(crate) struct Context {
     pub(crate) handshakes: Turns,
     /// For datagrams; made when the first socket for them is opened. Borrowed only between two waits.
     pub(crate) arena: RefCell<Option<Box<Arena>>>,
+    /// Connections to endpoints that wait for the next request. Borrowed only between two waits.
+    pub(crate) kept: RefCell<Shelves>,
     buffers: RefCell<Vec<Vec<u8>>>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
@@ -78,6 +83,7 @@ impl Context {
             pipes: RefCell::new(PipePool::new(Arc::clone(&shared.pipes), idle_pipes)),
             handshakes: Turns::default(),
             arena: RefCell::new(None),
+            kept: RefCell::default(),
             buffers: RefCell::new(Vec::new()),
             view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full(), None))),
             random: Cell::new(seed | 1),
@@ -259,14 +265,21 @@ async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: Unbounded
     }
 }
 
-/// Looks at the deadlines of sessions while there are any.
+/// Looks at the deadlines of sessions while there are any, and at connections that are kept.
 async fn pacemaker(context: Rc<Context>) {
-    loop {
-        if context.sessions.is_empty() {
+    for beat in 1u64.. {
+        if context.sessions.is_empty() && context.kept.borrow().is_empty() {
             context.sessions.first().await;
         }
         tokio::time::sleep(BEAT).await;
         context.sessions.beat(context.shared.now());
+        let is_ready = context.shared.is_ready();
+        if beat.is_multiple_of(BEATS_A_LOOK) || !is_ready {
+            context.kept.borrow_mut().tidy(&context);
+        }
+        if !is_ready {
+            context.sessions.wake_waiting();
+        }
     }
 }
 

@@ -74,7 +74,8 @@ impl Builder<'_> {
         self.warn_of_ports_out_of_reach(node, &bind);
         let limits = node.get("limits");
         let per_source = limits.and_then(|l| l.get("per_source")).and_then(|n| self.build_per_source(n));
-        let (routes, router) = self.build_routes(word, node);
+        self.refuse_words_of_the_other(word, node);
+        let (routes, router, http_router) = self.build_routes(word, node);
         Listener {
             name: word.text.to_string(),
             bind,
@@ -91,9 +92,16 @@ impl Builder<'_> {
             when_refused: build_when_refused(node),
             timeouts: self.build_client_timeouts(word, node.get("timeouts")),
             tcp: self.build_tcp(node.get("tcp")),
-            tls: node.get("tls").map(|tls| self.build_listener_tls(word, tls)),
+            tls: node.get("tls").map(|tls| {
+                let mut tls = self.build_listener_tls(word, tls);
+                if node.get("http").is_some() {
+                    self.settle_alpn(node, &mut tls);
+                }
+                tls
+            }),
             routes,
             router: Arc::new(router),
+            http: self.build_listener_http(word, node, protocols, http_router).map(Arc::new),
         }
     }
 

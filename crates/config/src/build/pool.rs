@@ -9,6 +9,7 @@ use floodway_judge::{Check, Local, Protocol};
 use super::Builder;
 use super::balance::{build_ejection, build_slow_start, build_sticky};
 use super::discovery::is_address;
+use super::http::build_pool_http;
 use super::listener::build_tcp_options;
 use crate::address::Where;
 use crate::tree::{Node, Origin, Value, Word};
@@ -77,6 +78,7 @@ impl Builder<'_> {
             drain: build_drain(node.get("drain")),
             send_proxy,
             connect_from: self.build_connect_from(node),
+            http: build_pool_http(node),
             tcp: node.get("tcp").map(|tcp| EndpointTcp {
                 fast_open: tcp.is_on("fast_open"),
                 interface: tcp.string("interface"),

@@ -65,6 +65,7 @@ impl Builder<'_> {
             format: if word("format") == Some("text") { Format::Text } else { Format::Json },
             to: self.output(node.and_then(|n| n.get("to")), Output::Stderr),
             sessions: self.build_session_log(node.and_then(|n| n.get("sessions"))),
+            requests: self.build_request_log(node),
         }
     }
 
@@ -92,7 +93,7 @@ impl Builder<'_> {
         }
     }
 
-    fn output(&self, node: Option<&Node>, otherwise: Output) -> Output {
+    pub(super) fn output(&self, node: Option<&Node>, otherwise: Output) -> Output {
         match node.and_then(|n| n.text().map(|t| (t, n.span))) {
             None => otherwise,
             Some(("stdout", _)) => Output::Stdout,

@@ -1,11 +1,14 @@
 //! Routes of a listener: what they match, and what becomes of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use floodway_policy::{NamePattern, RouteMatch, Router, Split};
+use floodway_policy::http::{HttpMatch, HttpRouter};
+use floodway_policy::{NamePattern, RouteMatch, Router, Split, Tie};
 
 use super::Builder;
 use super::balance::flow_key;
+use super::http::{build_redirect, build_request_key, build_respond, is_of_the_other};
 use crate::route_names::{is_default, route_names};
 use crate::tree::{Node, Origin, Value, Word};
 use crate::{Action, Bind, FlowKey, PoolId, Route, RouteTimeouts, Span, SplitPools, scalar};
@@ -13,22 +16,32 @@ use crate::{Action, Bind, FlowKey, PoolId, Route, RouteTimeouts, Span, SplitPool
 /// A route, and where it stands.
 struct Placed<'a> {
     route: Route,
+    /// What it asks of requests.
+    request: HttpMatch,
     node: &'a Node,
     span: Span,
     /// Whether nothing of its match was reported: only then it is known what it matches.
     is_sound: bool,
 }
 
+impl Placed<'_> {
+    /// Whether it takes everything.
+    fn asks_nothing(&self) -> bool {
+        self.route.asks_nothing() && self.request.asks_nothing()
+    }
+}
+
 impl Builder<'_> {
-    /// The routes of a listener, the default last, and which of them takes what.
-    pub(super) fn build_routes(&mut self, listener: &Word, node: &Node) -> (Vec<Route>, Router) {
+    /// The routes of a listener, the default last, and which of them takes what: connections, or requests.
+    pub(super) fn build_routes(&mut self, listener: &Word, node: &Node) -> (Vec<Route>, Router, HttpRouter) {
+        let is_http = node.get("http").is_some();
         let written = node.get("routes").map(Node::items).unwrap_or_default();
         let forward = node.get("forward");
         if let Some(at) = node.get("routes").filter(|r| matches!(&r.value, Value::List(l) if l.is_empty())) {
             let message = format!("listener `{}` has no route", listener.text);
             self.error(at.span, message, "empty", "add a route, like `{ forward: POOL }`, or take `routes` out");
         }
-        let placed = written.iter().zip(route_names(written)).map(|(item, name)| self.build_route(item, name));
+        let placed = written.iter().zip(route_names(written)).map(|(item, name)| self.build_route(item, name, is_http));
         let (last, mut routes): (Vec<_>, Vec<_>) =
             placed.collect::<Vec<_>>().into_iter().partition(|r| is_default(r.node));
         // A route of its own goes before what `defaults` say.
@@ -38,7 +51,9 @@ impl Builder<'_> {
                 matches: RouteMatch::default(),
                 action: Action::Forward(self.pool(at).unwrap_or(PoolId(0))),
                 timeouts: RouteTimeouts::default(),
+                http: is_http.then(Default::default),
             },
+            request: HttpMatch::default(),
             node: at,
             span: at.span,
             is_sound: true,
@@ -46,11 +61,24 @@ impl Builder<'_> {
         self.refuse_several_defaults(listener, forward.as_ref(), &last);
         routes.extend(forward.into_iter().chain(last));
         self.refuse_names_twice(listener, &routes);
-        let router = self.build_router(listener, &routes);
-        (routes.into_iter().map(|placed| placed.route).collect(), router)
+        let (router, http_router) = match is_http {
+            true => (
+                Router::default(),
+                self.build_router(listener, &routes, "request", |routes| {
+                    HttpRouter::new(routes.iter().map(|r| (r.route.matches.clone(), r.request.clone())))
+                }),
+            ),
+            false => (
+                self.build_router(listener, &routes, "connection", |routes| {
+                    Router::new(&routes.iter().map(|r| r.route.matches.clone()).collect::<Vec<_>>())
+                }),
+                HttpRouter::default(),
+            ),
+        };
+        (routes.into_iter().map(|placed| placed.route).collect(), router, http_router)
     }
 
-    fn build_route<'a>(&mut self, node: &'a Node, name: String) -> Placed<'a> {
+    fn build_route<'a>(&mut self, node: &'a Node, name: String, is_http: bool) -> Placed<'a> {
         let mut matches = node.get("match").map(|m| self.build_match(m)).unwrap_or_default();
         if let Some(at) = node.get("priority") {
             matches.priority = at.text().and_then(|t| scalar::priority(t).ok());
@@ -62,10 +90,14 @@ impl Builder<'_> {
         }
         let action = self.build_action(node);
         let timeouts = self.build_route_timeouts(node, &name, &action);
+        let request = node.get("match").map(|m| self.build_http_match(m)).unwrap_or_default();
+        let http = is_http.then(|| Arc::new(self.build_http_route(node, &request.paths)));
+        self.refuse_fields_of_its_own(node);
         let asked = node.get("match").and_then(|m| m.entries().first()).and_then(|(_, items)| items.items().first());
         let span = node.get("name").or(asked).map_or(node.span, |n| n.span);
-        let is_sound = !["match", "priority"].iter().filter_map(|key| node.get(key)).any(has_fault);
-        Placed { route: Route { name, matches, action, timeouts }, node, span, is_sound }
+        let is_sound = !["match", "priority"].iter().filter_map(|key| node.get(key)).any(has_fault)
+            && !node.get("match").is_some_and(|m| is_of_the_other(m, is_http));
+        Placed { route: Route { name, matches, action, timeouts, http }, request, node, span, is_sound }
     }
 
     fn build_match(&mut self, node: &Node) -> RouteMatch {
@@ -95,6 +127,12 @@ impl Builder<'_> {
         if let Some(pool) = route.get("forward") {
             return Action::Forward(self.pool(pool).unwrap_or(PoolId(0)));
         }
+        if let Some(redirect) = route.get("redirect") {
+            return Action::Redirect(Box::new(build_redirect(redirect)));
+        }
+        if let Some(respond) = route.get("respond") {
+            return Action::Respond(Box::new(build_respond(respond)));
+        }
         match route.get("split").and_then(|split| self.build_split(split)) {
             Some(split) => Action::Split(split),
             None if route.get("close").is_some() => Action::Close,
@@ -123,7 +161,7 @@ impl Builder<'_> {
             self.error(at.span, "the weights of this split are too large", "too much", "write smaller ones, like 90");
         }
         let shifts = node.get("when_down").and_then(Node::text) != Some("keep");
-        Some(SplitPools { pools, split: split?, by: flow_key(node, "by"), shifts })
+        Some(SplitPools { pools, split: split?, by: flow_key(node, "by"), by_request: build_request_key(node), shifts })
     }
 
     fn build_route_timeouts(&mut self, route: &Node, name: &str, action: &Action) -> RouteTimeouts {
@@ -176,27 +214,33 @@ impl Builder<'_> {
         }
     }
 
-    /// Which of `routes` takes what. Of two that tie the later one is reported and left out, so that others are found.
-    fn build_router(&mut self, listener: &Word, routes: &[Placed<'_>]) -> Router {
+    /// Which of `routes` takes what, as `make` finds out. Of two that tie the later one is reported and left out, so that others
+    /// are found.
+    fn build_router<T>(
+        &mut self,
+        listener: &Word,
+        routes: &[Placed<'_>],
+        what: &str,
+        make: impl Fn(&[&Placed<'_>]) -> Result<T, Tie>,
+    ) -> T {
         let mut sound: Vec<&Placed<'_>> = routes.iter().filter(|r| r.is_sound).collect();
         // The first default; more than one has been reported.
-        let mut defaults = sound.iter().filter(|r| r.route.asks_nothing()).count();
+        let mut defaults = sound.iter().filter(|r| r.asks_nothing()).count();
         while defaults > 1 {
             sound.pop();
             defaults -= 1;
         }
         loop {
-            let matches: Vec<RouteMatch> = sound.iter().map(|r| r.route.matches.clone()).collect();
-            let tie = match Router::new(&matches) {
+            let tie = match make(&sound) {
                 Ok(router) => return router,
                 Err(tie) => tie,
             };
             let (first, second) = (sound[tie.first], sound.remove(tie.second));
             let place = self.sources.place(first.span);
-            let message = match first.route.matches == second.route.matches {
+            let message = match first.route.matches == second.route.matches && first.request == second.request {
                 true => format!("this route matches the same as another of listener `{}`", listener.text),
                 false => format!(
-                    "route `{}` and route `{}` may match one connection equally well",
+                    "route `{}` and route `{}` may match one {what} equally well",
                     second.route.name, first.route.name
                 ),
             };

@@ -1,10 +1,11 @@
 //! The keys of `routes`.
 
 use super::Kind::{self, Choice, List, Named, NamesOr};
-use super::Leaf::{self, Alpn, Integer, Name, Prefix, Word};
+use super::Leaf::{self, Alpn, Http as OfHttp, Integer, Name, Prefix, Word};
 use super::{
-    BY_DESTINATION, BY_SNI, BY_SOURCE, BY_SOURCE_IP, HALF_CLOSE, IDLE, Key, LIFETIME, NOTHING, Section, section,
+    BY_DESTINATION, BY_SNI, BY_SOURCE, BY_SOURCE_IP, HALF_CLOSE, IDLE, Key, LIFETIME, NOTHING, Section, http, section,
 };
+use crate::leaf::Http as Of;
 
 pub(crate) static ROUTE: Section = Section {
     what: "route",
@@ -25,8 +26,24 @@ pub(crate) static ROUTE: Section = Section {
         Key::new("split", NamesOr("pools", &SPLIT), "One of several pools takes it: `{ blue: 90, green: 10 }`."),
         Key::new("reject", Kind::Section(&NOTHING), "It is reset: `reject: {}`."),
         Key::new("close", Kind::Section(&NOTHING), "It is ended in good order: `close: {}`."),
+        Key::new(
+            "redirect",
+            Kind::Section(&http::REDIRECT),
+            "HTTP: the client is told to ask elsewhere: `{ scheme: https }`.",
+        ),
+        Key::new(
+            "respond",
+            Kind::Section(&http::RESPOND),
+            "HTTP: it is answered here: `{ status: 404, body: \"no such route\\n\" }`.",
+        ),
+        Key::new(
+            "rewrite",
+            Kind::Section(&http::REWRITE),
+            "HTTP: what of the request and its response is written anew.",
+        ),
+        Key::new("limits", Kind::Section(&http::ROUTE_LIMITS), "HTTP: instead of the listener's."),
     ],
-    one_of: &["forward", "split", "reject", "close"],
+    one_of: &["forward", "split", "reject", "close", "redirect", "respond"],
     any_of: &[],
 };
 
@@ -41,10 +58,18 @@ static MATCH: Section = section(
         Key::new("alpn", List(&Kind::Leaf(Alpn)), "Application protocols, of which the client offers one: `h2`."),
         Key::new("source", List(&Kind::Leaf(Prefix)), "Ranges or names of lists in which the client is."),
         Key::new("port", List(&Kind::Leaf(Leaf::Ports)), "Ports that the client connected to: `8443`, `8000-8010`."),
+        http::HOST,
+        http::PATH,
+        http::METHOD,
+        http::HEADER,
+        http::QUERY,
+        http::COOKIE,
+        http::CERTIFICATE_OF_CLIENT,
     ],
 );
 
-static ROUTE_TIMEOUTS: Section = section("`timeouts` of a route", &[IDLE, HALF_CLOSE, LIFETIME]);
+static ROUTE_TIMEOUTS: Section =
+    section("`timeouts` of a route", &[IDLE, HALF_CLOSE, LIFETIME, http::BODY, http::RESPONSE, http::REQUEST]);
 
 static SPLIT: Section = section(
     "`split` of a route",
@@ -71,4 +96,10 @@ static SPLIT_KEY: &[Key] = &[
     BY_SOURCE_IP,
     BY_DESTINATION,
     BY_SNI,
+    Key::new(
+        "cookie",
+        Kind::Leaf(OfHttp(Of::Field)),
+        "HTTP: a cookie of this name, which clients without it are given.",
+    ),
+    Key::new("header", Kind::Leaf(OfHttp(Of::Field)), "HTTP: the value of this header field."),
 ];

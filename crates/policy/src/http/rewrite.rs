@@ -5,7 +5,7 @@ use regex::Regex;
 use super::template::{Template, Values};
 
 /// What is written anew. What is empty stays as it is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rewrite {
     /// The path.
     pub path: Option<PathRewrite>,
@@ -30,6 +30,17 @@ pub enum PathRewrite {
     Replace(Template),
     /// Each place where the expression is found becomes this, in which `$1` and `$name` are its groups.
     Regex(Regex, Box<str>),
+}
+
+impl PartialEq for PathRewrite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::StripPrefix(a), Self::StripPrefix(b)) => a == b,
+            (Self::Replace(a), Self::Replace(b)) => a == b,
+            (Self::Regex(a, to), Self::Regex(b, other)) => a.as_str() == b.as_str() && to == other,
+            _ => false,
+        }
+    }
 }
 
 impl PathRewrite {

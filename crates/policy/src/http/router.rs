@@ -171,7 +171,7 @@ impl Rule {
 ///
 /// The time of a look-up grows with the labels of the host and the segments of the path, and with how many routes ask for the
 /// same host and path, or for a regular expression. It does not allocate, but for queries and headers that some route asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HttpRouter {
     rules: Box<[Rule]>,
     exact: Table<Paths>,

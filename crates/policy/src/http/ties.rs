@@ -44,12 +44,15 @@ fn key(path: &PathPattern) -> PathKey<'_> {
         Kind::Exact => PathKey::Exact(path.as_str()),
         Kind::Regex(_) => PathKey::Regex(path.rank()),
         Kind::Template(segments) | Kind::Prefix(segments) => {
-            let text = |segment| match segment {
-                &Segment::Literal(ref text) => Some(&**text),
-                Segment::Parameter(_) => None,
-            };
-            PathKey::Segments(path.rank(), segments.iter().map(text).collect())
+            PathKey::Segments(path.rank(), segments.iter().map(literal).collect())
         }
+    }
+}
+
+fn literal(segment: &Segment) -> Option<&str> {
+    match segment {
+        Segment::Literal(text) => Some(text),
+        Segment::Parameter(_) => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Names that routes ask for.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes of a name, and of one of its labels (RFC 1035, 2.3.4, without the length bytes at its ends).
 const MOST_NAME: usize = 253;
@@ -47,16 +47,14 @@ impl NamePattern {
     /// # Errors
     /// What is wrong with it, and what to write instead.
     pub fn parse_host(text: &str) -> Result<Self, NoName> {
-        match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => {
-                return Ok(Self::Exact(text.to_ascii_lowercase().into()));
-            }
-            None if text.parse::<std::net::Ipv4Addr>().is_ok() => return Ok(Self::Exact(text.into())),
-            None if text.parse::<std::net::Ipv6Addr>().is_ok() => {
-                return Err(NoName("an IPv6 address stands in brackets, as in requests: \"[2001:db8::1]\""));
-            }
-            _ => Self::parse(text),
+        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+        if inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok()) || text.parse::<Ipv4Addr>().is_ok() {
+            return Ok(Self::Exact(text.to_ascii_lowercase().into()));
         }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Err(NoName("an IPv6 address stands in brackets, as in requests: \"[2001:db8::1]\""));
+        }
+        Self::parse(text)
     }
 
     /// Whether it matches `name`, which is in lower case and without a final dot.

@@ -12,7 +12,7 @@ use floodway_net::Peer;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Choice, Event, Facts, NEVER, Session, SessionId, SessionInfo, Told, nanoseconds, short};
+use super::{Choice, Event, Facts, Kind, NEVER, Session, SessionId, SessionInfo, Told, nanoseconds, short};
 use crate::handler::Entry;
 use crate::known::Known;
 use crate::worker::{Context, View};
@@ -80,6 +80,15 @@ impl Sessions {
         }
     }
 
+    /// Wakes those that wait for a request: the process ends.
+    pub(crate) fn wake_waiting(&self) {
+        self.each(|session| {
+            if session.kind == Kind::Request && session.its_pool().is_none() {
+                session.wake();
+            }
+        });
+    }
+
     /// Asks every session to end.
     pub(crate) fn abort_all(&self, reason: Reason) {
         // Waking runs nothing here: tasks run when their turn comes.
@@ -144,7 +153,7 @@ impl Sessions {
 /// Who has come, and where that is sent.
 pub(crate) struct Arrived {
     pub(crate) source: Peer,
-    pub(crate) is_datagrams: bool,
+    pub(crate) kind: Kind,
     pub(crate) known: Option<Rc<Known>>,
     /// On the process's clock.
     pub(crate) accepted: Duration,
@@ -176,7 +185,7 @@ enum Outcome {
 impl Registered {
     /// Registers a session for who came to `entry`.
     pub(crate) fn new(entry: Entry<'_>, arrived: Arrived) -> Self {
-        let Arrived { source, is_datagrams, known, accepted, route, pool } = arrived;
+        let Arrived { source, kind, known, accepted, route, pool } = arrived;
         let (context, view, listener) = (Rc::clone(entry.context), Rc::clone(entry.view), entry.listener);
         let sessions = &context.sessions;
         let number = sessions.opened.get() + 1;
@@ -185,11 +194,11 @@ impl Registered {
             id: SessionId { worker: u32::try_from(context.worker).unwrap_or(u32::MAX), number },
             view,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
-            is_datagrams,
+            kind,
             source,
             known,
             accepted: nanoseconds(accepted),
-            route,
+            route: Cell::new(route),
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
             place: Cell::new(None),
@@ -263,7 +272,7 @@ impl Drop for Registered {
             Outcome::Nothing => return context.sessions.keep(session, &context.view()),
         };
         // Its lease is gone: whoever holds that drops it first.
-        session.pool().queue.call();
+        session.its_pool().into_iter().for_each(|pool| pool.queue.call());
         session.count(context);
         if let Some(traffic) = session.traffic() {
             traffic.of(context.worker).closed[reason as usize].add(1);

@@ -21,7 +21,7 @@ use crate::handler::{Entry, give_places_back};
 use crate::introduction;
 use crate::known::Known;
 use crate::routing::{Refusal, send};
-use crate::session::{Arrived, Registered, Session};
+use crate::session::{Arrived, Kind, Registered, Session};
 use crate::snapshot::Stats;
 
 /// Datagrams that an endpoint must have sent before it is worth a question how many the kernel dropped.
@@ -148,7 +148,7 @@ fn start(entry: Entry<'_>, newcomer: Newcomer, now: Duration) -> Result<Started,
         Refusal::Reset(why) => why,
         Refusal::Close => Rejection::Route,
     })?;
-    let arrived = Arrived { source, is_datagrams: true, known, accepted: now, route: sent.route, pool: sent.pool };
+    let arrived = Arrived { source, kind: Kind::Datagrams, known, accepted: now, route: sent.route, pool: sent.pool };
     let registered = Registered::new(entry, arrived);
     let connected = connect(&registered, &way, avoid.as_ref()).or_else(|why| match avoid {
         // There is no other.
