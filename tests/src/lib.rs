@@ -12,6 +12,7 @@ mod service_manager;
 mod stream;
 mod tcp;
 mod wait;
+mod web_servers;
 
 pub use backend::{Backend, echo};
 pub use certificates::{Authority, Issued, Kind};
@@ -28,6 +29,7 @@ pub use service_manager::ServiceManager;
 pub use stream::{Keyed, keyed_echo, pseudo_random};
 pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, ping, read_to_ending, reset};
 pub use wait::{SetAtEnd, free_port, wait_for, wait_until};
+pub use web_servers::{SECRET, WebKind, WebServer};
 
 /// The worker counts that everything must hold for.
 pub const WORKERS: [usize; 3] = [1, 2, 4];

@@ -76,10 +76,13 @@ impl HeaderEdits {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 
-    /// Whether a field that is there goes.
+    /// Whether a field that is there goes. To an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18): so it
+    /// is here.
     #[must_use]
     pub fn drops(&self, name: &[u8]) -> bool {
-        let same = |own: &str| own.as_bytes().eq_ignore_ascii_case(name);
+        let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+        let same =
+            |own: &str| own.len() == name.len() && own.bytes().zip(name).all(|(own, b)| folded(own) == folded(*b));
         self.remove.iter().any(|own| same(own)) || self.set.iter().any(|(own, _)| same(own))
     }
 
