@@ -6,6 +6,7 @@
 mod certificate;
 mod checks;
 mod guards;
+mod http;
 mod keyed;
 mod large;
 mod load;
@@ -44,6 +45,8 @@ enum Command {
     Tls(tls::TlsArgs),
     /// UDP beside nginx: round trips, floods, trains, DNS
     Udp(udp::UdpArgs),
+    /// HTTP/1.1: what a request costs, with wrk and an nginx behind
+    Http(http::HttpArgs),
     /// Reloads under new connections and long streams
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
@@ -75,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tcp(args) => tcp(&args),
         Command::Tls(args) => tls::run(&args),
         Command::Udp(args) => udp::run(&args),
+        Command::Http(args) => http::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Simulate(args) => simulate::run(&args),

@@ -99,6 +99,19 @@ impl Proxy {
         Ok(proxy)
     }
 
+    /// Starts the proxy `name` with a configuration of its own, which is told its folder and where to listen.
+    pub(crate) fn start_web(
+        name: &str,
+        peers: &[PathBuf],
+        config: impl FnOnce(&Path, SocketAddr) -> String,
+    ) -> anyhow::Result<Self> {
+        let kind = KINDS.iter().find(|kind| kind.name == name).context("a proxy")?;
+        let front = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut proxy = Self::spawn(kind, peers, front, |folder| config(folder, front))?;
+        proxy.wait(|| TcpStream::connect(front).is_ok())?;
+        Ok(proxy)
+    }
+
     /// Starts the proxy `name` for datagrams, in front of `endpoints`; flows end after so many `responses`, if they are counted.
     pub(crate) fn start_udp(
         name: &'static str,

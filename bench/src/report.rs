@@ -106,14 +106,25 @@ impl Report {
     /// Floodway's figure over a peer's, round by round, and the median of that: what the machine does from one minute to
     /// the next meets both. Of the peers, the better one. With half the spread.
     fn ratio(&self, scenario: &'static str, figure: &Figure) -> Option<(f64, f64)> {
-        let ours = self.values(scenario, "floodway", figure);
-        let to_peer = |peer| {
-            let theirs = self.values(scenario, peer, figure);
-            let ratios: Vec<f64> = ours.iter().zip(theirs).filter(|(_, t)| *t > 0.0).map(|(o, t)| o / t).collect();
-            (!ratios.is_empty()).then(|| spread(ratios))
-        };
-        let peers = self.peers().filter_map(to_peer);
+        let peers = self.peers().filter_map(|peer| self.ratio_to(scenario, figure, peer));
         peers.reduce(|a, b| if (a.0 >= b.0) == figure.less { a } else { b })
+    }
+
+    fn ratio_to(&self, scenario: &'static str, figure: &Figure, peer: &'static str) -> Option<(f64, f64)> {
+        let ours = self.values(scenario, "floodway", figure);
+        let theirs = self.values(scenario, peer, figure);
+        let ratios: Vec<f64> = ours.iter().zip(theirs).filter(|(_, t)| *t > 0.0).map(|(o, t)| o / t).collect();
+        (!ratios.is_empty()).then(|| spread(ratios))
+    }
+
+    /// Floodway's CPU over that of `peer`, round by round.
+    pub(crate) fn cpu_ratio_to(&self, scenario: &'static str, peer: &'static str) -> Option<f64> {
+        self.ratio_to(scenario, &FIGURES[0], peer).map(|(ratio, _)| ratio)
+    }
+
+    /// Floodway's p99 over that of `peer`, round by round.
+    pub(crate) fn p99_ratio_to(&self, scenario: &'static str, peer: &'static str) -> Option<f64> {
+        self.ratio_to(scenario, &FIGURES[2], peer).map(|(ratio, _)| ratio)
     }
 
     /// What failed, with any proxy.
