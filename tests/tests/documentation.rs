@@ -21,10 +21,16 @@ fn check(path: &Path, what: &str) {
 
 #[test]
 fn every_example_passes_strictly() {
+    let folder = tempfile::tempdir().unwrap();
+    // The files that their TLS is made of.
+    let issued = Authority::new(folder.path()).issue("www", &["www.example.com"], Kind::Ecdsa);
+    std::fs::rename(issued.cert, folder.path().join("www.pem")).unwrap();
     let examples = files("configs", "yaml");
     assert!(examples.len() >= 4);
     for path in examples {
-        check(&path, &path.display().to_string());
+        let copy = folder.path().join(path.file_name().unwrap());
+        std::fs::copy(&path, &copy).unwrap();
+        check(&copy, &path.display().to_string());
     }
 }
 

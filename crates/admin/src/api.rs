@@ -16,7 +16,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
-use floodway_runtime::{Question, SessionId};
+use floodway_runtime::{AskedRequest, Question, SessionId};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -362,16 +362,26 @@ struct ExplainQuery {
     udp: bool,
     /// In hexadecimal.
     token: Option<String>,
+    url: Option<String>,
+    method: Option<String>,
+    /// A line each.
+    headers: Option<String>,
 }
 
 async fn explain(State(api): State<Api>, Extension(by): By, Query(query): Query<ExplainQuery>) -> Response {
-    let ExplainQuery { listener, source, port, sni, alpn, udp, token } = query;
+    let ExplainQuery { listener, source, port, sni, alpn, udp, token, url, method, headers } = query;
     let alpn: Vec<&str> = alpn.iter().flat_map(|all| all.split(',')).collect();
     let token = match token.as_deref().map(floodway_config::hex).transpose() {
         Ok(token) => token,
         Err(why) => return said(error(400, &format!("`token`: {why}"))),
     };
-    let question = Question { token, is_datagram: udp, ..Question::new(source, port, sni.as_deref(), &alpn) };
+    let headers: Vec<&str> = headers.iter().flat_map(|all| all.lines()).collect();
+    let request = match url.map(|url| AskedRequest::new(&url, method.as_deref(), &headers)).transpose() {
+        Ok(request) => request,
+        Err(why) => return said(error(400, &format!("`url`: {why}"))),
+    };
+    let question = Question::new(source, port, sni.as_deref(), &alpn);
+    let question = Question { token, is_datagram: udp, request, ..question };
     said(api.ask(Call::Explain { listener, question }, by).await)
 }
 

@@ -269,6 +269,12 @@ fn explanation(snapshot: &Snapshot, listener: usize, explained: &Explained) -> V
         "policies": [],
         "excluded": [],
     });
+    if let Some((host, target)) = &explained.request {
+        answer["request"] = json!({ "host": host, "target": target });
+    }
+    if let Some(why) = &explained.refused {
+        answer["refused"] = why.as_str().into();
+    }
     let Some((pool, choice)) = &explained.choice else { return answer };
     let pool = &snapshot.pools[*pool];
     let excluded = choice.excluded.iter().filter_map(|(i, why)| {

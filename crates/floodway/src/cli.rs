@@ -384,6 +384,15 @@ pub(crate) struct ExplainArgs {
     /// The token that a datagram bears, in hexadecimal
     #[arg(long, value_name = "HEX")]
     pub(crate) token: Option<String>,
+    /// The request on it: `https://api.example.com/v1/x?y`
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Its method
+    #[arg(long, value_name = "METHOD", requires = "url")]
+    pub(crate) method: Option<String>,
+    /// A header of it, like `x-beta: 1`; may be given several times
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", requires = "url")]
+    pub(crate) headers: Vec<String>,
     /// In the running process, with health and loads, instead of what a fresh one would do
     #[arg(long)]
     pub(crate) live: bool,

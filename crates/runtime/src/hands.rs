@@ -8,6 +8,7 @@ use floodway_config::{Action, Config, DatagramKey, FlowKey, Listener, PoolId};
 use floodway_flow::Reason;
 use floodway_policy::{Asked, Mismatch};
 
+use crate::asked::{AskedRequest, Routed};
 use crate::bans::AllBans;
 use crate::by_hand::{AllByHand, ByHand};
 use crate::departed::Departed;
@@ -132,6 +133,8 @@ pub struct Question {
     pub is_datagram: bool,
     /// The token that a datagram bears.
     pub token: Option<Vec<u8>>,
+    /// The request on it, where the listener speaks HTTP.
+    pub request: Option<AskedRequest>,
 }
 
 impl Question {
@@ -140,7 +143,7 @@ impl Question {
     pub fn new(source: Option<IpAddr>, port: Option<u16>, server_name: Option<&str>, alpn: &[impl AsRef<str>]) -> Self {
         let server_name = server_name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
         let alpn = alpn.iter().map(|p| p.as_ref().as_bytes().into()).collect();
-        Self { source, port, server_name, alpn, is_datagram: false, token: None }
+        Self { source, port, server_name, alpn, is_datagram: false, token: None, request: None }
     }
 }
 
@@ -153,6 +156,10 @@ pub struct Explained {
     pub lost: Vec<(usize, Option<&'static str>)>,
     /// The place of the pool, and the choice in it. `None` if no pool serves it, or if chance decides which.
     pub choice: Option<(usize, Explanation)>,
+    /// The host and the target of a request, as they are matched and forwarded.
+    pub request: Option<(String, String)>,
+    /// Why it is no request.
+    pub refused: Option<String>,
 }
 
 /// Where a connection to `listener` would go. No session is begun by that. Where the pool pins flows by what is not known (no
@@ -166,9 +173,27 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
         source: question.source,
         port: question.port,
     };
-    let route = config.router.route(&asked);
-    let all = config.router.explain(&asked).into_iter().filter(|(place, _)| Some(*place) != route);
-    let lost = all.map(|(place, why)| (place, why.map(Mismatch::as_str))).collect();
+    let mut explained = Explained { route: None, lost: Vec::new(), choice: None, request: None, refused: None };
+    let (route, all) = match (&config.http, &question.request) {
+        (None, _) => (config.router.route(&asked), config.router.explain(&asked)),
+        (Some(_), None) => {
+            explained.refused = Some("it speaks HTTP: a URL says what is asked for".to_owned());
+            return explained;
+        }
+        (Some(http), Some(request)) => match request.route(http, asked) {
+            Ok(Routed { route, all, host, target }) => {
+                explained.request = Some((host, target));
+                (route, all)
+            }
+            Err(why) => {
+                explained.refused = Some(why);
+                return explained;
+            }
+        },
+    };
+    explained.route = route;
+    let others = all.into_iter().filter(|(place, _)| Some(*place) != route);
+    explained.lost = others.map(|(place, why)| (place, why.map(Mismatch::as_str))).collect();
     let pool = route.and_then(|route| match &config.routes[route].action {
         Action::Forward(pool) => Some(*pool),
         Action::Split(split) => {
@@ -182,7 +207,8 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
         }
         Action::Reject | Action::Close | Action::Redirect(_) | Action::Respond(_) => None,
     });
-    Explained { route, lost, choice: pool.map(|pool| choose((snapshot, config), pool, question, now)) }
+    explained.choice = pool.map(|pool| choose((snapshot, config), pool, question, now));
+    explained
 }
 
 /// What the client of `listener` is known by.

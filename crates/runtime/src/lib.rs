@@ -5,6 +5,7 @@
 //! [`Handler`]; the raw relay is a handler, and others may be.
 
 mod accept;
+mod asked;
 mod bans;
 mod budget;
 mod by_hand;
@@ -42,6 +43,7 @@ mod translate;
 mod visit;
 mod worker;
 
+pub use asked::AskedRequest;
 pub use bans::Banned;
 pub use budget::Budget;
 pub use by_hand::{AllByHand, ByHand};

@@ -4,9 +4,11 @@
 
 mod exchange;
 mod framing;
+mod operating;
 mod paths;
 mod peers;
 mod routes;
+mod slow;
 
 use std::net::SocketAddr;
 

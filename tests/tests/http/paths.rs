@@ -9,80 +9,86 @@ use crate::peers::Client;
 const KEEPS: &str = "    http: { paths: { semicolons: keep } }\n    routes: [{ match: { path: /admin/** }, respond: { status: 403, body: denied } }, { forward: api }]";
 const STRICT: &str = "    http: {}\n    routes: [{ match: { path: /admin/** }, respond: { status: 403, body: denied } }, { forward: api }]";
 
+/// What may stand before the name.
+const BEFORE: [&str; 30] = [
+    "/",
+    "//",
+    "///",
+    "/./",
+    "/x/../",
+    "/x/y/../../",
+    "/%2e/",
+    "/x/%2e%2e/",
+    "/x/%2E%2e/",
+    "/x/.%2e/",
+    "/x/..%2f",
+    "/x%2f..%2f",
+    "/x/..;/",
+    "/.;/",
+    "/x/..;a=b/",
+    "/%252e%252e/",
+    "/x/%252e%252e/",
+    "/\\",
+    "/x\\..\\",
+    "/%5c",
+    "/x/..%5c",
+    "/x%5c..%5c",
+    "/x/%c0%ae%c0%ae/",
+    "/%2f",
+    "/%2F%2f",
+    "/x/..%00/",
+    "/x/../../",
+    "/..//",
+    "/x/..%3b/",
+    "/x//../",
+];
+
+/// What may stand for the name.
+const NAME: [&str; 13] = [
+    "admin",
+    "%61dmin",
+    "adm%69n",
+    "%61%64%6d%69%6e",
+    "%2561dmin",
+    "admin;x",
+    "admin;",
+    "admin/.",
+    "./admin",
+    "admin//",
+    "admin%3b",
+    "admi%6E",
+    "admin%2f.",
+];
+
+/// What may stand behind it.
+const BEHIND: [&str; 19] = [
+    "/secret",
+    "//secret",
+    "/./secret",
+    "/secret?x",
+    "/x/../secret",
+    "%2fsecret",
+    "%2Fsecret",
+    ";/secret",
+    "/secret;x",
+    "/%73ecret",
+    "\\secret",
+    "%5csecret",
+    "/secret#x",
+    "%2f%2e%2fsecret",
+    "/secret/.",
+    "/secret%00",
+    "/secret%3bx",
+    "/secret/",
+    "/..%2fadmin/secret",
+];
+
 /// Ways to write `/admin/secret`, or what somebody may take for it.
 fn forms() -> Vec<String> {
-    let before = [
-        "/",
-        "//",
-        "///",
-        "/./",
-        "/x/../",
-        "/x/y/../../",
-        "/%2e/",
-        "/x/%2e%2e/",
-        "/x/%2E%2e/",
-        "/x/.%2e/",
-        "/x/..%2f",
-        "/x%2f..%2f",
-        "/x/..;/",
-        "/.;/",
-        "/x/..;a=b/",
-        "/%252e%252e/",
-        "/x/%252e%252e/",
-        "/\\",
-        "/x\\..\\",
-        "/%5c",
-        "/x/..%5c",
-        "/x%5c..%5c",
-        "/x/%c0%ae%c0%ae/",
-        "/%2f",
-        "/%2F%2f",
-        "/x/..%00/",
-        "/x/../../",
-        "/..//",
-        "/x/..%3b/",
-        "/x//../",
-    ];
-    let name = [
-        "admin",
-        "%61dmin",
-        "adm%69n",
-        "%61%64%6d%69%6e",
-        "%2561dmin",
-        "admin;x",
-        "admin;",
-        "admin/.",
-        "./admin",
-        "admin//",
-        "admin%3b",
-        "admi%6E",
-        "admin%2f.",
-    ];
-    let behind = [
-        "/secret",
-        "//secret",
-        "/./secret",
-        "/secret?x",
-        "/x/../secret",
-        "%2fsecret",
-        "%2Fsecret",
-        ";/secret",
-        "/secret;x",
-        "/%73ecret",
-        "\\secret",
-        "%5csecret",
-        "/secret#x",
-        "%2f%2e%2fsecret",
-        "/secret/.",
-        "/secret%00",
-        "/secret%3bx",
-        "/secret/",
-        "/..%2fadmin/secret",
-    ];
     let mut forms = Vec::new();
-    for before in before {
-        for name in name {
-            forms.extend(behind.iter().map(|behind| format!("{before}{name}{behind}")));
+    for before in BEFORE {
+        for name in NAME {
+            forms.extend(BEHIND.iter().map(|behind| format!("{before}{name}{behind}")));
         }
     }
     let absolute: Vec<_> = forms.iter().step_by(7).map(|form| format!("http://a.test{form}")).collect();

@@ -183,6 +183,14 @@ fn converse(stream: TcpStream, asked: &Mutex<Vec<Message>>) -> io::Result<()> {
                 let _ = io::copy(&mut stream, &mut io::sink());
                 return Ok(());
             }
+            "sink" => {
+                let length = message.field("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+                let taken = io::copy(&mut (&mut stream).take(length), &mut io::sink())?;
+                let body = format!("{taken}\n");
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.get_mut().write_all(answer.as_bytes())?;
+                continue;
+            }
             "interim" => say(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")?,
             _ if message.field("expect").is_some() => say(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             _ => {}
@@ -191,52 +199,77 @@ fn converse(stream: TcpStream, asked: &Mutex<Vec<Message>>) -> io::Result<()> {
         let body = format!("{}\n{}\n", message.line, message.body.len());
         let is_head = message.line.starts_with("HEAD");
         asked.lock().unwrap().push(message);
-        let mut say = |bytes: &[u8]| stream.get_mut().write_all(bytes);
-        match first {
-            "chunked" => {
-                say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5;a=b\r\nhello\r\n")?;
-                say(b"7\r\n, world\r\n0\r\nx-sum: 12\r\nset-cookie: a=b\r\n\r\n")?;
-            }
-            "close" => {
-                say(b"HTTP/1.1 200 OK\r\n\r\nto the end")?;
-                return Ok(());
-            }
-            "old" => {
-                say(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nold")?;
-                return Ok(());
-            }
-            "status" => say(format!("HTTP/1.1 {number} Said\r\nContent-Length: 0\r\n\r\n").as_bytes())?,
-            "nothing" => say(format!("HTTP/1.1 {number} Said\r\nX-A: b\r\n\r\n").as_bytes())?,
-            "silent" => std::thread::sleep(Duration::from_secs(number as u64)),
-            "gone" => return Ok(()),
-            "once" => {
-                say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nonce")?;
-                return Ok(());
-            }
-            "cut" => {
-                say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
-                return Ok(());
-            }
-            "raw" => {
-                say(raw(number))?;
-                return Ok(());
-            }
-            "fields" => say(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-one\r\nX-One: 1\r\nKeep-Alive: 5\r\nX-Two: 2\r\nServer: s\r\n\r\nok",
-            )?,
-            "bytes" => {
-                say(format!("HTTP/1.1 200 OK\r\nContent-Length: {number}\r\n\r\n").as_bytes())?;
-                if !is_head {
-                    say(&vec![b'x'; number])?;
-                }
-            }
-            _ => {
-                // In one piece: a second would wait for the acknowledgement of the first.
-                let body = if is_head { String::new() } else { body };
-                say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
-            }
+        let body = if is_head { String::new() } else { body };
+        if !answer(stream.get_mut(), (first, number), &body, is_head)? {
+            return Ok(());
         }
     }
+}
+
+/// Answers as the path says, which begins with `first` and has `number` behind. False where the connection ends with that.
+fn answer(stream: &mut TcpStream, (first, number): (&str, usize), body: &str, is_head: bool) -> io::Result<bool> {
+    let mut say = |bytes: &[u8]| stream.write_all(bytes);
+    match first {
+        "chunked" => {
+            say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5;a=b\r\nhello\r\n")?;
+            say(b"7\r\n, world\r\n0\r\nx-sum: 12\r\nset-cookie: a=b\r\n\r\n")?;
+        }
+        "close" => {
+            say(b"HTTP/1.1 200 OK\r\n\r\nto the end")?;
+            return Ok(false);
+        }
+        "old" => {
+            say(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nold")?;
+            return Ok(false);
+        }
+        "status" => say(format!("HTTP/1.1 {number} Said\r\nContent-Length: 0\r\n\r\n").as_bytes())?,
+        "nothing" => say(format!("HTTP/1.1 {number} Said\r\nX-A: b\r\n\r\n").as_bytes())?,
+        "silent" => std::thread::sleep(Duration::from_secs(number as u64)),
+        "gone" => return Ok(false),
+        "once" => {
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nonce")?;
+            return Ok(false);
+        }
+        "cut" => {
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+            return Ok(false);
+        }
+        "raw" => {
+            say(raw(number))?;
+            return Ok(false);
+        }
+        "fields" => say(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-one\r\nX-One: 1\r\nKeep-Alive: 5\r\nX-Two: 2\r\nServer: s\r\n\r\nok",
+        )?,
+        "stream" => {
+            say(format!("HTTP/1.1 200 OK\r\nContent-Length: {number}\r\n\r\n").as_bytes())?;
+            let piece = vec![b'x'; 65_536];
+            for at in (0..number).step_by(piece.len()) {
+                say(&piece[..piece.len().min(number - at)])?;
+            }
+        }
+        // So many events, ten a second.
+        "events" => {
+            say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            for i in 0..number {
+                let event = format!("data: {i}\n\n");
+                say(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())?;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            say(b"0\r\n\r\n")?;
+        }
+        "bytes" => {
+            say(format!("HTTP/1.1 200 OK\r\nContent-Length: {number}\r\n\r\n").as_bytes())?;
+            if !is_head {
+                say(&vec![b'x'; number])?;
+            }
+        }
+        _ => {
+            // In one piece: a second would wait for the acknowledgement of the first.
+            say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        }
+    }
+    Ok(true)
 }
 
 /// Responses that are none, or that can be read in two ways.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use floodway_runtime::Question;
+use floodway_runtime::{AskedRequest, Question};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -428,6 +428,9 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
             ("alpn", (!args.alpn.is_empty()).then(|| args.alpn.join(","))),
             ("udp", args.udp.then(|| "true".to_owned())),
             ("token", args.token.clone()),
+            ("url", args.url.clone()),
+            ("method", args.method.clone()),
+            ("headers", (!args.headers.is_empty()).then(|| args.headers.join("\n"))),
         ];
         let given = given.into_iter().filter_map(|(key, value)| Some(format!("&{key}={}", part(&value?))));
         let path = format!("/v1/explain?listener={}{}", part(listener), given.collect::<String>());
@@ -442,7 +445,9 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
         Ok(checked) => {
             let question = Question::new(args.source, args.port, args.sni.as_deref(), &args.alpn);
             let token = args.token.as_deref().map(floodway_config::hex).transpose().map_err(anyhow::Error::msg)?;
-            let question = Question { token, is_datagram: args.udp, ..question };
+            let request = args.url.as_deref().map(|url| AskedRequest::new(url, args.method.as_deref(), &args.headers));
+            let request = request.transpose().map_err(anyhow::Error::msg)?;
+            let question = Question { token, is_datagram: args.udp, request, ..question };
             let answer = floodway_admin::view::explain_offline(&checked.config, listener, &question);
             let answer = match answer {
                 Some(answer) => (200, answer),
@@ -459,6 +464,9 @@ fn explain_text(e: &Value) -> String {
             "listener {} turns the client away: `access` or `peer_access` denies it\n",
             word(&e["listener"])
         );
+    }
+    if let Some(why) = e["refused"].as_str() {
+        return format!("listener {} takes no such request: {why}\n", word(&e["listener"]));
     }
     if e["pool"].is_null() {
         return route_text(e);
@@ -483,6 +491,7 @@ fn explain_text(e: &Value) -> String {
 /// A connection that no pool serves, or that chance decides on.
 fn route_text(e: &Value) -> String {
     let what = match e["action"].as_str() {
+        None if e["request"].is_object() => "no route takes it: 404".to_owned(),
         None => "no route takes it: it is reset".to_owned(),
         Some("split") => format!("route {} → one of its pools, by chance", word(&e["route"])),
         Some(action) => format!("route {} → {action}", word(&e["route"])),
