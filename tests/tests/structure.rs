@@ -68,6 +68,24 @@ fn arrows_point_one_way() {
     }
 }
 
+/// A build without HTTP has nothing of it.
+#[test]
+fn a_build_for_bytes_alone_has_no_http() {
+    let cargo = |words: &[&str]| {
+        let mut command = std::process::Command::new(std::env::var("CARGO").unwrap_or("cargo".into()));
+        let output = command.args(words).current_dir(project_folder()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let words = ["tree", "--locked", "--package", "floodway", "--edges", "normal", "--prefix", "none"];
+    let with = cargo(&words);
+    let without = cargo(&[&words[..], &["--no-default-features"]].concat());
+    assert!(
+        with.contains("floodway-http ") && without.contains("floodway-runtime ") && !without.contains("floodway-http ")
+    );
+    cargo(&["check", "--locked", "--quiet", "--package", "floodway", "--no-default-features"]);
+}
+
 #[test]
 fn pure_crates_see_no_socket_clock_or_chance() {
     let metadata = metadata();

@@ -229,9 +229,15 @@ impl<'a> Exchange<'a> {
     async fn say(&mut self, turn: &Turn<'_>, out: &[u8], stays: bool) -> After {
         match send_all(turn, self.wire, out).await {
             Ok(()) if stays => After::Stay,
+            Ok(()) if self.request.framing == Framing::None => self.leave(),
             Ok(()) => After::Linger,
             Err(_) => After::Close,
         }
+    }
+
+    /// How the connection ends once a request that has come whole is answered: at once, if nothing unread could make a reset of it.
+    fn leave(&self) -> After {
+        if self.ahead.is_empty() && !self.wire.is_tls() { After::Close } else { After::Linger }
     }
 
     fn tell(&self, turn: &Turn<'_>, outcome: &Outcome) {

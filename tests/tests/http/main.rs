@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
+mod clients;
 mod exchange;
 mod framing;
 mod operating;

@@ -516,7 +516,11 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 if self.keeps && is_clean {
                     self.turn.keep(self.upstream);
                 }
-                Next::After(if self.stays { After::Stay } else { After::Linger })
+                Next::After(match self.stays {
+                    true => After::Stay,
+                    false if self.request.has_come() => self.x.leave(),
+                    false => After::Linger,
+                })
             }
             Ended::TryAgain => Next::Again,
             Ended::Instead(status, why, reason) => {

@@ -354,3 +354,30 @@ fn a_thousand_routes_of_one_host_are_found() {
         assert_eq!(router.route(&asked), Some(i));
     }
 }
+
+/// What fills every place with the same bytes.
+struct Same(Vec<u8>);
+
+impl Values for Same {
+    fn write(&self, _: &Placeholder, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+}
+
+proptest! {
+    /// Whatever a client sends into a template, a field stays one line, and a query one query.
+    #[test]
+    fn nothing_that_is_filled_in_ends_its_line(
+        text in "([a-z ]|[{]client[.]ip[}]|[{]header[.]x[}]|[{][{]){0,8}", value in prop::collection::vec(any::<u8>(), 0..20),
+        query in "[a-z&=%]{0,12}",
+    ) {
+        let (template, values) = (Template::parse(&text).unwrap(), Same(value));
+        let mut field = Vec::new();
+        template.write_field(&values, &mut field);
+        prop_assert!(field.iter().all(|b| matches!(b, b'\t' | 0x20..=0x7e | 0x80..)));
+        let edits = QueryEdits { set: vec![("a".into(), template)], ..QueryEdits::default() };
+        let mut out = b"/?".to_vec();
+        edits.write(Some(&query), &values, &mut out);
+        prop_assert!(canonical(&out, STRICT, &mut Vec::new()).is_ok(), "{:?}", String::from_utf8_lossy(&out));
+    }
+}
