@@ -2,8 +2,16 @@
 //! comes; what is read of a body does not depend on its pieces; what is kept of a field cannot end its line.
 #![no_main]
 
-use floodway_http::h1::body::{Decoder, Framing};
-use floodway_http::h1::head::{Head, Scanner};
+// The codec by itself: the crate would bring the whole runtime.
+#[allow(dead_code)]
+#[path = "../../crates/http/src/h1/body.rs"]
+mod body;
+#[allow(dead_code)]
+#[path = "../../crates/http/src/h1/head.rs"]
+mod head;
+
+use body::{Decoder, Framing};
+use head::{Head, Scanner};
 use libfuzzer_sys::fuzz_target;
 
 /// The body in chunks at the begin of `bytes`, as it comes in pieces of `size`, and how long it is there.

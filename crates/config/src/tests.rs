@@ -198,3 +198,34 @@ fn an_alias_bomb_is_refused_fast() {
     let deep = format!("a: {}1{}", "[".repeat(5000), "]".repeat(5000));
     assert!(read_text(&deep).is_err());
 }
+
+/// What is filled in is held to the same as what is written.
+#[test]
+fn every_default_is_a_value_that_could_be_written() {
+    use crate::table::{Key, Kind, TOP};
+    fn look(keys: &'static [Key], seen: &mut usize) {
+        for key in keys.iter().filter(|key| !key.later) {
+            let mut kind = &key.kind;
+            while let Kind::List(item) = kind {
+                kind = item;
+            }
+            if let (Kind::Leaf(leaf), Some(default)) = (kind, key.default) {
+                assert!(leaf.check(default).is_ok(), "{}: {default}", key.name);
+                *seen += 1;
+            }
+            match kind {
+                // Checks of `any` hold checks.
+                _ if key.name == "any" => {}
+                Kind::Section(s) | Kind::OffOr(s) | Kind::TextOr(_, s) | Kind::NamesOr(_, s) | Kind::Bind(s) => {
+                    look(s.keys, seen);
+                }
+                Kind::Named(Kind::Section(s)) | Kind::Keyed(_, Kind::Section(s)) => look(s.keys, seen),
+                Kind::Choice(keys) => look(keys, seen),
+                _ => {}
+            }
+        }
+    }
+    let mut seen = 0;
+    look(TOP.keys, &mut seen);
+    assert!(seen > 60, "{seen}");
+}

@@ -12,10 +12,11 @@ use crate::exchange::{Exchange, refuse_head, refuse_unread};
 use crate::h1::head::{Fault, Scanner};
 use crate::request::{Refused, Request};
 
-/// How long, and for how many bytes, a client is listened to after a last response that it may not have read yet: a close with
+/// How long a client is listened to after a last response that it may not have read yet: a close with
 /// bytes unread is a reset, which would take the response away.
-const LINGER: Duration = Duration::from_secs(2);
-const MOST_LINGER: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(5);
+/// Reads of one client that is listened to before others of the worker have their turn.
+const READS_A_TURN: u32 = 16;
 /// How long an answer of ours may take to be sent.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -159,8 +160,16 @@ async fn listen(turn: &mut Turn<'_>, wire: &mut Wire, ahead: &mut Vec<u8>, is_fi
 
 /// Takes the head off what came.
 fn take_head(ahead: &mut Vec<u8>, length: usize) -> Vec<u8> {
-    let rest = ahead.split_off(length);
-    std::mem::replace(ahead, rest)
+    if length == ahead.len() && ahead.capacity() <= 2 * length {
+        return std::mem::take(ahead);
+    }
+    // What came in one read with it may be much longer: its room is not for the head to hold.
+    let head = ahead[..length].to_vec();
+    match length == ahead.len() {
+        true => *ahead = Vec::new(),
+        false => drop(ahead.drain(..length)),
+    }
+    head
 }
 
 /// Sends all of `bytes`.
@@ -195,7 +204,6 @@ pub(crate) async fn send_all(turn: &Turn<'_>, wire: &mut Wire, bytes: &[u8]) -> 
 async fn linger(visit: &Visit, wire: &mut Wire) {
     let turn = visit.turn();
     turn.wake_at(visit.now().checked_add(LINGER));
-    let mut left = MOST_LINGER;
     let mut is_shut = false;
     poll_fn(|cx| {
         if !is_shut {
@@ -206,15 +214,16 @@ async fn linger(visit: &Visit, wire: &mut Wire) {
             }
         }
         let mut scratch = visit.scratch();
-        while left > 0 {
+        for _ in 0..READS_A_TURN {
             match wire.poll_read(cx, &mut scratch) {
-                Poll::Ready(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+                Poll::Ready(Ok(n)) if n > 0 => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if turn.is_due() || turn.poll_told(cx.waker()).is_ready() => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(())
+        cx.waker().wake_by_ref();
+        if turn.is_due() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
     turn.never_was();

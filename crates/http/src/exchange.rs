@@ -144,7 +144,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn route(&self, turn: &Turn<'_>, listener: &Listener, http: &Http) -> Option<usize> {
-        let port = || self.wire.socket().local_address().map(|address| address.port());
+        let port = || turn.visit().port(self.wire);
         let asked = HttpAsked {
             connection: Asked {
                 server_name: None,

@@ -7,7 +7,7 @@ use floodway_runtime::Wire;
 
 use crate::fields;
 use crate::h1::body::{CHUNK_ROOM, Decoded, Decoder, Framing, write_chunk_line};
-use crate::h1::head::{Fault, trailers};
+use crate::h1::head::{Fault, same_name, trailers};
 
 /// Bytes that are gathered behind a head before they are sent with it.
 const WITH_HEAD: usize = 16 * 1024;
@@ -51,13 +51,24 @@ pub(crate) struct Pipe {
     passed: u64,
     /// Bytes of it that may pass; one more is a fault.
     pub(crate) most: u64,
+    /// Trailer fields that do not pass, by their names.
+    pub(crate) drops: Vec<Box<[u8]>>,
 }
 
 impl Pipe {
     /// Sends `head`, and then a body that comes in `framing`.
     pub(crate) fn new(head: Vec<u8>, framing: Framing, coding: Coding) -> Self {
         let is_ended = framing == Framing::None;
-        Self { decoder: Decoder::new(framing), coding, held: head, sent: 0, is_ended, passed: 0, most: u64::MAX }
+        Self {
+            decoder: Decoder::new(framing),
+            coding,
+            held: head,
+            sent: 0,
+            is_ended,
+            passed: 0,
+            most: u64::MAX,
+            drops: Vec::new(),
+        }
     }
 
     /// Bytes of the body that came.
@@ -96,6 +107,10 @@ impl Pipe {
         {
             return Step::BadSource(fault);
         }
+        if self.is_too_long() {
+            // Not a byte more, and no end that would make it whole.
+            return Step::Went;
+        }
         if !self.is_flushed() {
             return self.send(sink, cx);
         }
@@ -117,8 +132,11 @@ impl Pipe {
             Poll::Ready(Ok(n)) => {
                 self.sent += n;
                 if self.is_flushed() {
-                    self.held.clear();
                     self.sent = 0;
+                    match self.held.capacity() > WITH_HEAD {
+                        true => self.held = Vec::new(),
+                        false => self.held.clear(),
+                    }
                 }
                 Step::Went
             }
@@ -132,7 +150,10 @@ impl Pipe {
         if payload > 0 {
             self.write_chunk(&ahead[..payload]);
         }
-        ahead.drain(..consumed);
+        match consumed == ahead.len() {
+            true => *ahead = Vec::new(),
+            false => drop(ahead.drain(..consumed)),
+        }
         self.end_if_it_has();
         Ok(())
     }
@@ -165,7 +186,8 @@ impl Pipe {
             let lines = [lines, b"\r\n"].concat();
             // They were read when they came.
             for field in trailers(&lines).unwrap_or_default() {
-                if fields::may_trail(field.name.of(&lines)) {
+                let name = field.name.of(&lines);
+                if fields::may_trail(name) && !self.drops.iter().any(|own| same_name(own, name)) {
                     fields::write(&mut self.held, field.name.of(&lines), field.value.of(&lines));
                 }
             }

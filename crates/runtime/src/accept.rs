@@ -60,8 +60,15 @@ struct Entrance<H> {
 }
 
 impl<H: Handler> Entrance<H> {
+    /// A place in the process; that of a connection that only waits to be used again, if there is no other.
+    fn permit(&self) -> Option<Permit> {
+        let again =
+            || self.context.kept.borrow_mut().let_go(&self.context).then(|| Permit::take(&self.context)).flatten();
+        Permit::take(&self.context).or_else(again)
+    }
+
     fn accept_one(&self, listening: &Listening, cx: &mut Cx<'_>) -> Accepted {
-        let Some(permit) = Permit::take(&self.context) else { return Accepted::Full };
+        let Some(permit) = self.permit() else { return Accepted::Full };
         match listening.poll_accept(cx) {
             Poll::Pending => Accepted::Nobody,
             Poll::Ready(Err(error)) if Listening::is_of_the_connection(&error) => Accepted::One,

@@ -56,7 +56,8 @@ impl Shelf {
         let is_same = self.tls.as_ref().map(Arc::as_ptr) == pool.tls.as_ref().map(Arc::as_ptr)
             && own.tls == now.tls
             && own.tcp == now.tcp
-            && own.connect_from == now.connect_from;
+            && own.connect_from == now.connect_from
+            && own.send_proxy == now.send_proxy;
         if is_same {
             self.made_as = Arc::clone(&pool.config);
         }
@@ -118,6 +119,14 @@ impl Shelves {
         if shelf.waiting.len() < rules.most as usize && context.shared.permits.take(1) {
             shelf.waiting.push(Waiting { kept, until });
         }
+    }
+
+    /// Lets all of them go: their places are needed. False if there was none.
+    pub(crate) fn let_go(&mut self, context: &Context) -> bool {
+        let count: usize = self.0.values().map(|shelf| shelf.waiting.len()).sum();
+        self.0.clear();
+        give_back(context, count);
+        count > 0
     }
 
     /// Lets those go whose time has come, and those that have ended. All of them, where the process ends.

@@ -72,6 +72,12 @@ impl Visit {
         self.known.as_deref()
     }
 
+    /// The port that it connected to, here or at the proxy that told of it.
+    #[must_use]
+    pub fn port(&self, client: &Wire) -> Option<u16> {
+        crate::flow_key::destination(self.known(), client.socket()).map(|address| address.port())
+    }
+
     /// When it was accepted, on the process's clock.
     #[must_use]
     pub fn accepted(&self) -> Duration {

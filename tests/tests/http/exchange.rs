@@ -167,7 +167,7 @@ fn an_early_response_ends_an_upload_and_is_read() {
     for _ in 0..10 {
         let mut client = Client::new(floodway.address("web"));
         client.send("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
-        client.send(vec![b'x'; 300_000]);
+        client.send(vec![b'x'; 5_000_000]);
         let answer = client.read().unwrap();
         assert_eq!((answer.status(), answer.text().as_str()), (413, "no"));
         assert_eq!(answer.field("connection"), Some("close"));
@@ -263,6 +263,14 @@ fn limits_hold_while_bodies_pass() {
         client.read().unwrap().status()
     };
     assert_eq!((post("/x", 1000), post("/x", 1001), post("/big", 5000)), (200, 413, 200));
+    // In one piece: not even then does the endpoint get it whole.
+    let before = origin.asked().len();
+    let mut client = Client::new(at);
+    let body = "x".repeat(2000);
+    client.send(format!("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{body}\r\n0\r\n\r\n"));
+    assert_eq!(client.read().unwrap().status(), 413);
+    assert_eq!(get(at, "/after").status(), 200);
+    assert_eq!(origin.asked().len(), before + 1, "only what came after");
     let mut client = Client::new(at);
     client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     for _ in 0..30 {

@@ -149,3 +149,25 @@ pools: {{ one: {{ endpoints: [\"{}\"] }}, two: {{ endpoints: [\"{}\"] }} }}
     }
     assert_eq!(seen.len(), 2, "both pools have clients");
 }
+
+/// What a route says of the fields by which endpoints are told of clients holds as of any other, and trailers do not go around it.
+#[test]
+fn edits_hold_for_every_field() {
+    let origin = Origin::start();
+    let keys = "    http: { trusted_proxies: 127.0.0.0/8 }
+    routes:
+      - { match: { path: /set }, rewrite: { request_headers: { set: { x-forwarded-proto: https, x-user: none }, remove: [x-forwarded-host, x-request-id] } }, forward: api }
+      - { forward: api }";
+    let floodway = front(keys, origin.address(), 1);
+    let at = floodway.address("web");
+    let fields = "Host: a\r\nX_Forwarded_Proto: ftp\r\nX_Real_IP: 6.6.6.6\r\nX-Real-IP: 7.7.7.7\r\n";
+    get_with(at, "/set", fields);
+    let told = origin.last();
+    assert_eq!((told.field("x-forwarded-proto"), told.count("x-forwarded-proto")), (Some("https"), 1));
+    assert_eq!((told.field("x-forwarded-host"), told.field("x-request-id")), (None, None));
+    let aliases = told.fields.iter().filter(|(name, _)| name.contains('_')).count();
+    assert_eq!((aliases, told.field("x-real-ip")), (0, Some("7.7.7.7")), "{:?}", told.fields);
+    let mut client = Client::new(at);
+    client.ask("POST /set HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-user: admin\r\nX_User: admin\r\nx-one: 1\r\nx-request-id: mine\r\nx-sum: 1\r\n\r\n");
+    assert_eq!(origin.last().trailers, [("x-sum".to_owned(), "1".to_owned())]);
+}

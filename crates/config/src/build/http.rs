@@ -93,6 +93,15 @@ impl Builder<'_> {
                 self.error(word.span, message, "not here", if is_for_http { &without } else { with });
             }
         };
+        let limits = node.get("limits");
+        let per = |key: &str| limits.and_then(|l| l.get(key));
+        let bandwidths = [limits, per("per_source"), per("per_session")].into_iter().flatten();
+        let bandwidths = bandwidths.flat_map(Node::entries).filter(|(w, _)| w.text == "bandwidth");
+        let times = node.get("timeouts").map(Node::entries).unwrap_or_default().iter();
+        let times = times.filter(|(w, _)| ["idle", "half_close", "lifetime"].contains(&w.text.as_ref()));
+        for (word, value) in bandwidths.chain(times).filter(|(_, value)| value.origin == Origin::File) {
+            refuse(word, value, false);
+        }
         for route in node.get("routes").map(Node::items).unwrap_or_default() {
             for (word, value) in route.entries().iter().filter(|(w, _)| FOR_REQUESTS.contains(&w.text.as_ref())) {
                 refuse(word, value, true);
@@ -170,6 +179,14 @@ impl Builder<'_> {
             self.error(at.span, message, "one of the two", "take one of them out");
         }
         let code = |text: &str| text.parse::<u16>().ok();
+        // With another code of these the message would end elsewhere (RFC 9112, 6.3).
+        for (word, value) in node.get("status").map(Node::entries).unwrap_or_default() {
+            let bodiless = |text: &str| ["204", "205", "304"].contains(&text);
+            if bodiless(&word.text) || value.text().is_some_and(bodiless) {
+                let message = "a response without a body cannot become one with it, nor the other way";
+                self.error(word.span, message, "204, 205 or 304", "take it out");
+            }
+        }
         let status = node.get("status").map(Node::entries).unwrap_or_default();
         let regex = node.get("regex").and_then(|r| {
             let regex = regex::Regex::new(r.get("find")?.text()?).ok()?;

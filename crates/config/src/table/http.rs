@@ -44,9 +44,9 @@ pub(super) static HTTP: Section = section(
         Key::new(
             "min_rate",
             Kind::Leaf(Or(OFF, &Leaf::Bandwidth)),
-            "Slowest that a client may send a body, or take a response that waits for it, after ten seconds.",
+            "Slowest that a client may send a body, or take a response that waits for it, in ten seconds.",
         )
-        .or("240B/s"),
+        .or("1KiB/s"),
         Key::new(
             "error_pages",
             Keyed(Leaf::Status, &Kind::Section(&PAGE)),

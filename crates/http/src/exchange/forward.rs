@@ -8,7 +8,7 @@ use std::time::Duration;
 use floodway_flow::{Direction, Reason};
 use floodway_runtime::{Turn, Upstream};
 
-use super::upstream::write_request;
+use super::upstream::{dropped_trailers, write_request};
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
 use crate::connection::After;
@@ -25,8 +25,9 @@ const MOST_INTERIM: u32 = 32;
 const STEPS_A_TURN: u32 = 32;
 /// Bytes of the next requests that are read while this one is served.
 const MOST_AHEAD: usize = 4096;
-/// How long a client may be slower than `min_rate`.
+/// How long a client may be slower than `min_rate`, and how long it may take nothing before its pace is looked at.
 const GRACE: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(1);
 
 /// What a relay came to.
 enum Ended {
@@ -130,9 +131,54 @@ struct Relay<'r, 'x, 't> {
 
 /// How fast a client is while it is waited for.
 struct Pace {
+    /// When the time that is looked at began.
     since: Duration,
+    /// Bytes that came from it, or were written to it, since then.
     bytes: u64,
-    is_waiting: bool,
+    /// What it had not acknowledged then, once that was asked: the kernel takes no more for a while, and passes on what it has.
+    queued: Option<u64>,
+    waits: Waits,
+    /// What it was waited for when it was last looked at.
+    before: Waits,
+}
+
+/// What a client is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    No,
+    /// To send its body.
+    ForBody,
+    /// To take the response.
+    ToTake,
+}
+
+impl Pace {
+    fn new(now: Duration) -> Self {
+        Self { since: now, bytes: 0, queued: None, waits: Waits::No, before: Waits::No }
+    }
+
+    /// When a client that goes on like this has been slower than `rate` for [`GRACE`]. One that was not begins anew.
+    fn look(&mut self, now: Duration, rate: Option<u64>, queued: impl Fn() -> u64) -> Option<Duration> {
+        if self.waits != self.before {
+            (self.since, self.bytes, self.queued, self.before) = (now, 0, None, self.waits);
+        }
+        let rate = rate.filter(|_| self.waits != Waits::No)?;
+        if self.waits == Waits::ToTake && self.queued.is_none() {
+            // Most take it soon, and nothing is asked of the kernel.
+            if now < self.since + SOON {
+                return Some(self.since + SOON);
+            }
+            (self.since, self.bytes, self.queued) = (now, 0, Some(queued()));
+        }
+        if now >= self.since + GRACE {
+            let left = self.queued.map(|_| queued());
+            let moved = (self.bytes + self.queued.unwrap_or(0)).saturating_sub(left.unwrap_or(0));
+            if moved >= rate.saturating_mul(GRACE.as_secs()) {
+                (self.since, self.bytes, self.queued) = (now, 0, left);
+            }
+        }
+        Some(self.since + GRACE)
+    }
 }
 
 impl<'r, 'x, 't> Relay<'r, 'x, 't> {
@@ -147,6 +193,9 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let coding = if x.request.framing == Framing::Chunked { Coding::Chunked } else { Coding::Plain };
         let mut request = Pipe::new(head, x.request.framing, coding);
         request.most = scene.most.unwrap_or(u64::MAX);
+        if coding == Coding::Chunked {
+            request.drops = dropped_trailers(x, scene);
+        }
         let now = turn.visit().now();
         Self {
             x,
@@ -168,7 +217,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             client_has_ended: false,
             touched: now,
             asked: now,
-            pace: Pace { since: now, bytes: 0, is_waiting: false },
+            pace: Pace::new(now),
         }
     }
 
@@ -178,7 +227,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         }
         let turn = self.turn;
         let mut scratch = turn.visit().scratch();
-        self.pace.is_waiting = false;
+        self.pace.waits = Waits::No;
         for step in 0.. {
             if step == STEPS_A_TURN {
                 cx.waker().wake_by_ref();
@@ -209,7 +258,6 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let step = self.request.step(self.x.wire, self.x.ahead, &mut self.upstream.wire, scratch, cx);
         let passed = self.request.passed() - before;
         if passed > 0 {
-            self.pace.bytes += passed;
             self.turn.passed(Direction::ToEndpoint, usize::try_from(passed).unwrap_or(usize::MAX));
         }
         if self.request.is_too_long() {
@@ -218,6 +266,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         match step {
             Step::Went => {
                 self.touched = self.turn.visit().now();
+                self.pace.bytes += passed;
                 Ok(true)
             }
             Step::Done => {
@@ -226,7 +275,10 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 Ok(true)
             }
             Step::WaitsForSource => {
-                self.pace.is_waiting = true;
+                // Who was told to expect a 100 rightly waits for it.
+                let waits_for_endpoint =
+                    self.x.request.head.says.expects_continue && self.interims == 0 && self.request.passed() == 0;
+                self.pace.waits = if waits_for_endpoint { Waits::No } else { Waits::ForBody };
                 Ok(false)
             }
             Step::WaitsForSink => Ok(false),
@@ -289,13 +341,13 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         match step {
             Step::Went => {
                 self.touched = self.turn.visit().now();
-                self.pace.bytes += 1 + passed;
+                self.pace.bytes += passed;
                 Ok(true)
             }
             Step::Done => Err(Ended::Whole),
             Step::WaitsForSource => Ok(false),
             Step::WaitsForSink => {
-                self.pace.is_waiting = true;
+                self.pace.waits = Waits::ToTake;
                 Ok(false)
             }
             Step::BadSource(fault) => Err(Ended::Broken(format!("the response: {fault}"), Reason::ServerClosed)),
@@ -361,7 +413,13 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         self.stays = self.x.request.head.keeps_alive() && visit.may_stay() && whole && (has_end || is_1_1);
         let coding = if has_end || !is_1_1 { Coding::Plain } else { Coding::Chunked };
         let out = self.write_head(&head, bytes, (status, framing));
-        self.response = Some(Pipe::new(out, framing, coding));
+        let mut response = Pipe::new(out, framing, coding);
+        if coding == Coding::Chunked {
+            let edits = &self.scene.rule.rewrite.response_headers;
+            let edited = edits.set.iter().map(|(name, _)| name).chain(&edits.remove).map(|name| name.as_bytes());
+            response.drops = edited.chain(head.nominated(bytes)).map(Into::into).collect();
+        }
+        self.response = Some(response);
         Ok(())
     }
 
@@ -436,20 +494,15 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             None if self.request_is_over => {
                 until(self.asked, scene.rule.response.unwrap_or(times.response), Late::Response);
             }
-            None if self.pace.is_waiting => {
+            None if self.pace.waits == Waits::ForBody => {
                 until(self.touched, Some(scene.rule.body.unwrap_or(times.body)), Late::Body);
             }
             None => until(self.touched, scene.rule.response.unwrap_or(times.response), Late::Response),
             Some(_) => until(self.touched, scene.idle, Late::Idle),
         }
-        if let (true, Some(rate)) = (self.pace.is_waiting, scene.http.min_rate) {
-            let is_slow = self.pace.bytes < rate.saturating_mul(GRACE.as_secs());
-            if now >= self.pace.since + GRACE && !is_slow {
-                (self.pace.since, self.pace.bytes) = (now, 0);
-            }
-            until(self.pace.since, Some(GRACE), Late::Pace);
-        } else {
-            (self.pace.since, self.pace.bytes) = (now, 0);
+        let queued = || self.x.wire.socket().unacknowledged();
+        if let Some(at) = self.pace.look(now, scene.http.min_rate, queued) {
+            until(at, Some(Duration::ZERO), Late::Pace);
         }
         match due {
             Some((at, late)) if now >= at => Poll::Ready(self.late(late)),
@@ -557,4 +610,45 @@ enum Late {
 
 fn said(error: &io::Error) -> String {
     format!("it ended the connection without a response: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Option<u64> = Some(1000);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_body_that_comes_too_slowly_is_found() {
+        let mut pace = Pace::new(at(0));
+        assert_eq!(pace.look(at(5), RATE, || 0), None, "nobody waits for it");
+        pace.waits = Waits::ForBody;
+        assert_eq!(pace.look(at(6), RATE, || 0), Some(at(16)));
+        pace.bytes += 10_000;
+        assert_eq!(pace.look(at(16), RATE, || 0), Some(at(26)), "fast enough");
+        pace.bytes += 9_999;
+        assert_eq!(pace.look(at(26), RATE, || 0), Some(at(26)), "too slow");
+        assert_eq!(pace.look(at(30), None, || 0), None);
+    }
+
+    /// The kernel may take nothing for long, while it passes on what it has.
+    #[test]
+    fn what_the_kernel_passes_on_counts() {
+        let mut pace = Pace::new(at(0));
+        pace.waits = Waits::ToTake;
+        assert_eq!(pace.look(at(1), RATE, || panic!("not asked so soon")), Some(at(2)));
+        assert_eq!(pace.look(at(2), RATE, || 500_000), Some(at(12)));
+        assert_eq!(pace.look(at(12), RATE, || 490_000), Some(at(22)), "10 kB are gone");
+        pace.bytes += 50_000;
+        assert_eq!(pace.look(at(22), RATE, || 531_000), Some(at(22)), "9 kB are gone");
+        let mut pace = Pace::new(at(0));
+        pace.waits = Waits::ToTake;
+        assert_eq!(pace.look(at(0), RATE, || 0), Some(at(1)));
+        pace.waits = Waits::No;
+        assert_eq!(pace.look(at(50), RATE, || 0), None);
+    }
 }

@@ -86,7 +86,8 @@ fn write_fields(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
         let is_theirs = match of_request(name) {
             Fate::IsOwn => false,
             // What a trusted proxy says is passed on, but for what we add to.
-            Fate::Tells => x.is_trusted && !is_added_to(name, scene),
+            // A name with `_` is no proxy's, but an endpoint may take it for one.
+            Fate::Tells => x.is_trusted && !name.contains(&b'_') && !is_added_to(name, scene),
             Fate::Passes => true,
         };
         let is_dropped =
@@ -110,7 +111,9 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
     let peer = scene.peer;
     let scheme: &[u8] = if x.wire.is_tls() { b"https" } else { b"http" };
     let told = |name: &str| if x.is_trusted { request.value(name) } else { None };
-    if http.tells_x_forwarded {
+    // What is edited is the route's to say.
+    let says = |name: &str| !scene.rule.rewrite.request_headers.drops(name.as_bytes());
+    if http.tells_x_forwarded && says("x-forwarded-for") {
         out.extend_from_slice(b"X-Forwarded-For: ");
         let mut told_before = false;
         if x.is_trusted {
@@ -133,17 +136,19 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
             None => write!(out, "unknown"),
         };
         out.extend_from_slice(b"\r\n");
-        if told("x-forwarded-proto").is_none() {
+    }
+    if http.tells_x_forwarded {
+        if told("x-forwarded-proto").is_none() && says("x-forwarded-proto") {
             write(out, b"X-Forwarded-Proto", scheme);
         }
-        if told("x-forwarded-host").is_none() {
+        if told("x-forwarded-host").is_none() && says("x-forwarded-host") {
             out.extend_from_slice(b"X-Forwarded-Host: ");
             out.extend_from_slice(request.host().as_bytes());
             out.extend_from_slice(request.port().as_bytes());
             out.extend_from_slice(b"\r\n");
         }
     }
-    if http.tells_forwarded {
+    if http.tells_forwarded && says("forwarded") {
         out.extend_from_slice(b"Forwarded: ");
         if x.is_trusted {
             let lines = request.head.each(&request.bytes);
@@ -161,7 +166,15 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(scheme);
         out.extend_from_slice(b"\r\n");
     }
-    if let Some(name) = &http.request_id {
+    if let Some(name) = http.request_id.as_ref().filter(|name| says(name)) {
         write(out, name.as_bytes(), x.id.as_bytes());
     }
+}
+
+/// Trailer fields of the request that do not pass: those that are edited, ours, or for one connection.
+pub(super) fn dropped_trailers(x: &Exchange<'_>, scene: &Scene<'_>) -> Vec<Box<[u8]>> {
+    let edits = &scene.rule.rewrite.request_headers;
+    let edited = edits.set.iter().map(|(name, _)| name).chain(&edits.remove).map(|name| name.as_bytes());
+    let own = scene.http.request_id.as_deref().map(str::as_bytes);
+    edited.chain(own).chain(x.request.head.nominated(&x.request.bytes)).map(Into::into).collect()
 }

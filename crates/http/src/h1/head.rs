@@ -10,6 +10,8 @@ use super::body::Framing;
 
 /// Header fields that are read without an allocation.
 const FEW: usize = 128;
+/// Words of Connection: each field is compared with each.
+const MOST_TOKENS: u8 = 32;
 
 /// Bytes of a message, by their places in its head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +97,7 @@ impl Fault {
             Self::LengthAndCoding => "Content-Length beside Transfer-Encoding",
             Self::Coding => "another Transfer-Encoding than chunked, or one in HTTP/1.0",
             Self::Host => "no Host, several, or one that is none",
-            Self::Connection => "Connection names a field that is not for one connection",
+            Self::Connection => "Connection names a field that is not for one connection, or too many",
             Self::Chunk => "a chunk that is none",
             Self::Trailers => "trailer fields that are none, or too long",
             Self::Status => "a status that no answer to this request has",
@@ -181,6 +183,8 @@ pub struct Says {
     /// Where Host is, and how many there are.
     pub host: Option<usize>,
     hosts: u8,
+    /// Words of Connection.
+    tokens: u8,
     /// Expect: 100-continue.
     pub expects_continue: bool,
     /// Expect: something else.
@@ -300,14 +304,16 @@ impl Head {
         self.each(bytes).find(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
+    /// What Connection names.
+    pub fn nominated<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.each(bytes).filter(|(own, _)| own.eq_ignore_ascii_case(b"connection"));
+        lines.flat_map(|(_, value)| tokens(value))
+    }
+
     /// Whether Connection names `name`, so that it is for one connection only.
     #[must_use]
     pub fn nominates(&self, bytes: &[u8], name: &[u8]) -> bool {
-        self.says.nominates
-            && self
-                .each(bytes)
-                .filter(|(own, _)| own.eq_ignore_ascii_case(b"connection"))
-                .any(|(_, value)| tokens(value).any(|token| same_name(token, name)))
+        self.says.nominates && self.nominated(bytes).any(|token| same_name(token, name))
     }
 }
 
@@ -325,6 +331,10 @@ impl Says {
             },
             10 if is("connection") => {
                 for token in tokens(value) {
+                    self.tokens = self.tokens.saturating_add(1);
+                    if self.tokens > MOST_TOKENS {
+                        return Err(Fault::Connection);
+                    }
                     match () {
                         () if token.eq_ignore_ascii_case(b"close") => self.close = true,
                         () if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,

@@ -294,7 +294,9 @@ pub fn canonical_host<'a>(authority: &'a [u8], room: &'a mut Vec<u8>) -> Option<
     }
     if host.first() != Some(&b'[') {
         let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-        if host.is_empty() || host.len() > 255 || host.starts_with(b".") || !host.iter().all(is_name) {
+        // No label is empty, but the last one, which is the root's.
+        let has_gap = host.starts_with(b".") || host.windows(2).any(|pair| pair == b"..");
+        if host.is_empty() || host.len() > 255 || has_gap || !host.iter().all(is_name) {
             return None;
         }
     }

@@ -153,8 +153,8 @@ fn hosts() {
         assert_eq!(host(raw).as_deref(), Some(form), "{raw}");
     }
     for raw in [
-        "", ":80", "a b", "a,b", "a/b", "user@a", "a:b", "a:1:2", "a:99999", "[::1", "[x]", "[::1]x", ".", ".a",
-        "a%20", "::1", "a\0",
+        "", ":80", "a b", "a,b", "a/b", "user@a", "a:b", "a:1:2", "a:99999", "[::1", "[x]", "[::1]x", ".", ".a", "a..",
+        "a..b", "a%20", "::1", "a\0",
     ] {
         assert_eq!(host(raw), None, "{raw}");
     }
