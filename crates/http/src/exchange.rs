@@ -1,6 +1,7 @@
 //! One request and its response.
 
 mod forward;
+mod pace;
 mod upstream;
 
 use std::fmt::Write as _;

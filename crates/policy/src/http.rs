@@ -10,7 +10,7 @@ mod ties;
 
 pub use conditions::{Condition, Headers, ValuePattern};
 pub use path::{NoPath, PathPattern};
-pub use rewrite::{HeaderEdits, PathRewrite, QueryEdits, Rewrite};
+pub use rewrite::{Edits, PathRewrite, Rewrite};
 pub use router::{HttpAsked, HttpMatch, HttpRouter};
 pub use target::{Target, TargetFault, TargetRules, canonical, canonical_host};
 pub use template::{NoTemplate, Placeholder, Template, Values};

@@ -79,3 +79,44 @@ certificates: {{ a: {{ {} }} }}
     assert!(inner.iter().any(|r| r["tls_version"] == "TLSv1.3"), "{inner:?}");
     assert_eq!(origin.backend.accepted(), 1);
 }
+
+/// The common name of the certificate that a client shows is a thing that routes ask for, and templates fill in.
+#[test]
+fn routes_ask_for_the_client_s_certificate() {
+    let origin = Origin::start();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let server = authority.issue("server", &["a.test"], Kind::Ecdsa);
+    let [alice, bob] = ["alice", "bob"].map(|name| authority.issue(name, &["x.test"], Kind::Ecdsa));
+    let floodway = Floodway::start(&format!(
+        "listeners:
+  web:
+    bind: 127.0.0.1:0
+    tls: {{ certificates: [server], client_auth: {{ ca: \"{ca}\", required: off }} }}
+    http: {{}}
+    routes:
+      - {{ match: {{ certificate: alice }}, rewrite: {{ request_headers: {{ set: {{ x-who: \"{{client.certificate}}\" }} }} }}, forward: api }}
+      - {{ match: {{ certificate: \"*\" }}, respond: {{ status: 403, body: known }}, priority: -1 }}
+      - {{ respond: {{ status: 401, body: unknown }} }}
+pools: {{ api: {{ endpoints: [\"{}\"] }} }}
+certificates: {{ server: {{ {} }} }}
+",
+        origin.address(),
+        server.keys(),
+        ca = authority.ca().display(),
+    ));
+    let port = floodway.address("web").port();
+    let ask = |who: Option<&floodway_tests::Issued>| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "20", "-w", "%{http_code}", "--cacert"]).arg(authority.ca());
+        curl.args(["--resolve", &format!("a.test:{port}:127.0.0.1")]);
+        if let Some(who) = who {
+            curl.arg("--cert").arg(&who.cert).arg("--key").arg(&who.key);
+        }
+        let output = curl.arg(format!("https://a.test:{port}/")).output();
+        finished("curl", &output.expect("curl: ./scripts/test installs it"))
+    };
+    assert!(ask(Some(&alice)).ends_with("200"));
+    assert_eq!(origin.last().field("x-who"), Some("alice"));
+    assert_eq!((ask(Some(&bob)).as_str(), ask(None).as_str()), ("known403", "unknown401"));
+}

@@ -281,3 +281,32 @@ fn the_example_of_a_reverse_proxy_serves() {
     let told = origins[0].asked().into_iter().chain(origins[1].asked()).find(|m| m.line.contains("/users")).unwrap();
     assert_eq!((told.field("x-forwarded-proto"), told.field("x-real-ip")), (Some("https"), Some("127.0.0.1")));
 }
+
+/// Requests that are under way end at an endpoint that is drained; the next ones go elsewhere, kept connections or not.
+#[test]
+fn an_endpoint_that_is_drained_gets_no_new_request() {
+    let (one, two) = (Origin::start(), Origin::start());
+    let floodway = Floodway::start(&format!(
+        "listeners: {{ web: {{ bind: 127.0.0.1:0, http: {{}}, forward: api }} }}
+pools: {{ api: {{ endpoints: [{{ name: one, address: \"{}\" }}, {{ name: two, address: \"{}\" }}] }} }}
+runtime: {{ workers: 1 }}\n",
+        one.address(),
+        two.address()
+    ));
+    let mut client = Client::new(floodway.address("web"));
+    for _ in 0..10 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!((one.asked().len(), two.asked().len()), (5, 5));
+    let mut busy = [Client::new(floodway.address("web")), Client::new(floodway.address("web"))];
+    busy.iter_mut().for_each(|client| client.send("GET /events/10 HTTP/1.1\r\nHost: a\r\n\r\n"));
+    wait_until(|| "both to be asked".into(), SOON, || (one.asked().len(), two.asked().len()) == (6, 6));
+    let _ = floodway.ask(&["drain", "api/one"]);
+    for _ in 0..10 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!((one.asked().len(), two.asked().len()), (6, 16));
+    for mut client in busy {
+        assert_eq!(client.read().unwrap().text().matches("data: ").count(), 10);
+    }
+}

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_policy::http::{
-    Condition, HeaderEdits, HttpMatch, HttpRouter, PathPattern, PathRewrite, QueryEdits, Rewrite, TargetRules,
-    Template, ValuePattern,
+    Condition, Edits, HttpMatch, HttpRouter, PathPattern, PathRewrite, Rewrite, TargetRules, Template, ValuePattern,
 };
 use floodway_policy::{Access, NamePattern};
 
@@ -193,18 +192,13 @@ impl Builder<'_> {
             Some(PathRewrite::Regex(regex, r.get("replace")?.text()?.into()))
         });
         let strip = node.get("strip_prefix").and_then(Node::text).map(|t| PathRewrite::StripPrefix(t.into()));
-        let edits = |key: &str| node.get(key).map(header_edits).unwrap_or_default();
-        let query = node.get("query").map(|q| QueryEdits {
-            set: templates(q, "set", str::to_owned),
-            add: templates(q, "add", str::to_owned),
-            remove: names(q, "remove", str::to_owned),
-        });
+        let of_fields = |key: &str| node.get(key).map(|n| edits(n, str::to_ascii_lowercase)).unwrap_or_default();
         Rewrite {
             path: regex.or(strip).or(template(node, "path").map(PathRewrite::Replace)),
-            query: query.unwrap_or_default(),
+            query: node.get("query").map(|n| edits(n, str::to_owned)).unwrap_or_default(),
             host: template(node, "host"),
-            request_headers: edits("request_headers"),
-            response_headers: edits("response_headers"),
+            request_headers: of_fields("request_headers"),
+            response_headers: of_fields("response_headers"),
             status: status.iter().filter_map(|(w, v)| Some((code(&w.text)?, code(v.text()?)?))).collect(),
         }
     }
@@ -319,11 +313,11 @@ fn names(node: &Node, key: &str, name: impl Fn(&str) -> String) -> Vec<Box<str>>
     node.get(key).map(Node::items).unwrap_or_default().iter().filter_map(|i| Some(name(i.text()?).into())).collect()
 }
 
-fn header_edits(node: &Node) -> HeaderEdits {
-    HeaderEdits {
-        set: templates(node, "set", str::to_ascii_lowercase),
-        add: templates(node, "add", str::to_ascii_lowercase),
-        remove: names(node, "remove", str::to_ascii_lowercase),
+fn edits(node: &Node, name: impl Fn(&str) -> String) -> Edits {
+    Edits {
+        set: templates(node, "set", &name),
+        add: templates(node, "add", &name),
+        remove: names(node, "remove", &name),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use floodway_flow::{Direction, Reason};
 use floodway_runtime::{Turn, Upstream};
 
+use super::pace::{Pace, Waits};
 use super::upstream::{dropped_trailers, write_request};
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
@@ -25,9 +26,6 @@ const MOST_INTERIM: u32 = 32;
 const STEPS_A_TURN: u32 = 32;
 /// Bytes of the next requests that are read while this one is served.
 const MOST_AHEAD: usize = 4096;
-/// How long a client may be slower than `min_rate`, and how long it may take nothing before its pace is looked at.
-const GRACE: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_secs(1);
 
 /// What a relay came to.
 enum Ended {
@@ -127,58 +125,6 @@ struct Relay<'r, 'x, 't> {
     touched: Duration,
     asked: Duration,
     pace: Pace,
-}
-
-/// How fast a client is while it is waited for.
-struct Pace {
-    /// When the time that is looked at began.
-    since: Duration,
-    /// Bytes that came from it, or were written to it, since then.
-    bytes: u64,
-    /// What it had not acknowledged then, once that was asked: the kernel takes no more for a while, and passes on what it has.
-    queued: Option<u64>,
-    waits: Waits,
-    /// What it was waited for when it was last looked at.
-    before: Waits,
-}
-
-/// What a client is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    No,
-    /// To send its body.
-    ForBody,
-    /// To take the response.
-    ToTake,
-}
-
-impl Pace {
-    fn new(now: Duration) -> Self {
-        Self { since: now, bytes: 0, queued: None, waits: Waits::No, before: Waits::No }
-    }
-
-    /// When a client that goes on like this has been slower than `rate` for [`GRACE`]. One that was not begins anew.
-    fn look(&mut self, now: Duration, rate: Option<u64>, queued: impl Fn() -> u64) -> Option<Duration> {
-        if self.waits != self.before {
-            (self.since, self.bytes, self.queued, self.before) = (now, 0, None, self.waits);
-        }
-        let rate = rate.filter(|_| self.waits != Waits::No)?;
-        if self.waits == Waits::ToTake && self.queued.is_none() {
-            // Most take it soon, and nothing is asked of the kernel.
-            if now < self.since + SOON {
-                return Some(self.since + SOON);
-            }
-            (self.since, self.bytes, self.queued) = (now, 0, Some(queued()));
-        }
-        if now >= self.since + GRACE {
-            let left = self.queued.map(|_| queued());
-            let moved = (self.bytes + self.queued.unwrap_or(0)).saturating_sub(left.unwrap_or(0));
-            if moved >= rate.saturating_mul(GRACE.as_secs()) {
-                (self.since, self.bytes, self.queued) = (now, 0, left);
-            }
-        }
-        Some(self.since + GRACE)
-    }
 }
 
 impl<'r, 'x, 't> Relay<'r, 'x, 't> {
@@ -416,7 +362,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let mut response = Pipe::new(out, framing, coding);
         if coding == Coding::Chunked {
             let edits = &self.scene.rule.rewrite.response_headers;
-            let edited = edits.set.iter().map(|(name, _)| name).chain(&edits.remove).map(|name| name.as_bytes());
+            let edited = edits.goes().map(str::as_bytes);
             response.drops = edited.chain(head.nominated(bytes)).map(Into::into).collect();
         }
         self.response = Some(response);
@@ -438,7 +384,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let FirstLine::Response(_, reason) = head.first else { return out };
         write_status(&mut out, self.status, changed.is_none().then(|| reason.of(bytes)));
         for (name, value) in head.each(bytes) {
-            if !is_own_of_response(name) && !head.nominates(bytes, name) && !edits.drops(name) {
+            if !is_own_of_response(name) && !head.nominates(bytes, name) && !edits.drops_field(name) {
                 write(&mut out, name, value);
             }
         }
@@ -610,45 +556,4 @@ enum Late {
 
 fn said(error: &io::Error) -> String {
     format!("it ended the connection without a response: {error}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RATE: Option<u64> = Some(1000);
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_body_that_comes_too_slowly_is_found() {
-        let mut pace = Pace::new(at(0));
-        assert_eq!(pace.look(at(5), RATE, || 0), None, "nobody waits for it");
-        pace.waits = Waits::ForBody;
-        assert_eq!(pace.look(at(6), RATE, || 0), Some(at(16)));
-        pace.bytes += 10_000;
-        assert_eq!(pace.look(at(16), RATE, || 0), Some(at(26)), "fast enough");
-        pace.bytes += 9_999;
-        assert_eq!(pace.look(at(26), RATE, || 0), Some(at(26)), "too slow");
-        assert_eq!(pace.look(at(30), None, || 0), None);
-    }
-
-    /// The kernel may take nothing for long, while it passes on what it has.
-    #[test]
-    fn what_the_kernel_passes_on_counts() {
-        let mut pace = Pace::new(at(0));
-        pace.waits = Waits::ToTake;
-        assert_eq!(pace.look(at(1), RATE, || panic!("not asked so soon")), Some(at(2)));
-        assert_eq!(pace.look(at(2), RATE, || 500_000), Some(at(12)));
-        assert_eq!(pace.look(at(12), RATE, || 490_000), Some(at(22)), "10 kB are gone");
-        pace.bytes += 50_000;
-        assert_eq!(pace.look(at(22), RATE, || 531_000), Some(at(22)), "9 kB are gone");
-        let mut pace = Pace::new(at(0));
-        pace.waits = Waits::ToTake;
-        assert_eq!(pace.look(at(0), RATE, || 0), Some(at(1)));
-        pace.waits = Waits::No;
-        assert_eq!(pace.look(at(50), RATE, || 0), None);
-    }
 }

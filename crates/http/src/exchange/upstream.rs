@@ -38,7 +38,7 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
             out.extend_from_slice(query.as_bytes());
             true
         }),
-        false => rewrite.query.write(request.query(), &values, &mut out),
+        false => rewrite.query.write_query(request.query(), &values, &mut out),
     };
     if !has_query {
         out.truncate(before);
@@ -90,8 +90,9 @@ fn write_fields(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
             Fate::Tells => x.is_trusted && !name.contains(&b'_') && !is_added_to(name, scene),
             Fate::Passes => true,
         };
-        let is_dropped =
-            request.head.nominates(&request.bytes, name) || edits.drops(name) || same_name(name, own_id.as_bytes());
+        let is_dropped = request.head.nominates(&request.bytes, name)
+            || edits.drops_field(name)
+            || same_name(name, own_id.as_bytes());
         if is_theirs && !is_dropped {
             write(out, name, value);
         }
@@ -112,7 +113,7 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
     let scheme: &[u8] = if x.wire.is_tls() { b"https" } else { b"http" };
     let told = |name: &str| if x.is_trusted { request.value(name) } else { None };
     // What is edited is the route's to say.
-    let says = |name: &str| !scene.rule.rewrite.request_headers.drops(name.as_bytes());
+    let says = |name: &str| !scene.rule.rewrite.request_headers.drops_field(name.as_bytes());
     if http.tells_x_forwarded && says("x-forwarded-for") {
         out.extend_from_slice(b"X-Forwarded-For: ");
         let mut told_before = false;
@@ -174,7 +175,7 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
 /// Trailer fields of the request that do not pass: those that are edited, ours, or for one connection.
 pub(super) fn dropped_trailers(x: &Exchange<'_>, scene: &Scene<'_>) -> Vec<Box<[u8]>> {
     let edits = &scene.rule.rewrite.request_headers;
-    let edited = edits.set.iter().map(|(name, _)| name).chain(&edits.remove).map(|name| name.as_bytes());
+    let edited = edits.goes().map(str::as_bytes);
     let own = scene.http.request_id.as_deref().map(str::as_bytes);
     edited.chain(own).chain(x.request.head.nominated(&x.request.bytes)).map(Into::into).collect()
 }

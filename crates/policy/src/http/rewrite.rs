@@ -10,13 +10,13 @@ pub struct Rewrite {
     /// The path.
     pub path: Option<PathRewrite>,
     /// The query.
-    pub query: QueryEdits,
+    pub query: Edits,
     /// The host that the endpoint is told.
     pub host: Option<Template>,
     /// What the endpoint is told.
-    pub request_headers: HeaderEdits,
+    pub request_headers: Edits,
     /// What the client is told.
-    pub response_headers: HeaderEdits,
+    pub response_headers: Edits,
     /// Status codes that become others.
     pub status: Vec<(u16, u16)>,
 }
@@ -58,10 +58,10 @@ impl PathRewrite {
     }
 }
 
-/// Edits of header fields: removed first, then set, then added. Names are in lower case.
+/// Edits of header fields, or of the parameters of a query: removed first, then set, then added.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct HeaderEdits {
-    /// Instead of what is there.
+pub struct Edits {
+    /// Instead of what is there. The names of fields are in lower case.
     pub set: Vec<(Box<str>, Template)>,
     /// Beside what is there.
     pub add: Vec<(Box<str>, Template)>,
@@ -69,65 +69,46 @@ pub struct HeaderEdits {
     pub remove: Vec<Box<str>>,
 }
 
-impl HeaderEdits {
+impl Edits {
     /// Whether nothing is edited.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 
-    /// Whether a field that is there goes. To an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18): so it
-    /// is here.
-    #[must_use]
-    pub fn drops(&self, name: &[u8]) -> bool {
-        let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
-        let same =
-            |own: &str| own.len() == name.len() && own.bytes().zip(name).all(|(own, b)| folded(own) == folded(*b));
-        self.remove.iter().any(|own| same(own)) || self.set.iter().any(|(own, _)| same(own))
-    }
-
-    /// Fields that come, in their order.
+    /// What comes, in its order.
     pub fn comes(&self) -> impl Iterator<Item = (&str, &Template)> {
         self.set.iter().chain(&self.add).map(|(name, value)| (&**name, value))
     }
-}
 
-/// Edits of a query: removed first, then set, then added.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct QueryEdits {
-    /// Instead of what is there.
-    pub set: Vec<(Box<str>, Template)>,
-    /// Beside what is there.
-    pub add: Vec<(Box<str>, Template)>,
-    /// Not any more.
-    pub remove: Vec<Box<str>>,
-}
+    /// The names of what goes, where it is there.
+    pub fn goes(&self) -> impl Iterator<Item = &str> {
+        self.remove.iter().map(|name| &**name).chain(self.set.iter().map(|(name, _)| &**name))
+    }
 
-impl QueryEdits {
-    /// Whether nothing is edited.
+    /// Whether field `name` goes. To an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18): so it is here.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    pub fn drops_field(&self, name: &[u8]) -> bool {
+        let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+        let same =
+            |own: &str| own.len() == name.len() && own.bytes().zip(name).all(|(own, b)| folded(own) == folded(*b));
+        self.goes().any(same)
     }
 
     /// Appends what `query` becomes; true if there is anything.
-    pub fn write(&self, query: Option<&str>, values: &dyn Values, out: &mut Vec<u8>) -> bool {
+    pub fn write_query(&self, query: Option<&str>, values: &dyn Values, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        let goes = |part: &str| {
-            let name = part.split('=').next().unwrap_or_default();
-            self.remove.iter().any(|own| **own == *name) || self.set.iter().any(|(own, _)| **own == *name)
-        };
-        let kept = query.into_iter().flat_map(|q| q.split('&')).filter(|part| !goes(part));
+        let goes = |part: &str| self.goes().any(|own| part.split('=').next() == Some(own));
         let separate = |out: &mut Vec<u8>| {
             if out.len() > start {
                 out.push(b'&');
             }
         };
-        for part in kept {
+        for part in query.into_iter().flat_map(|q| q.split('&')).filter(|part| !goes(part)) {
             separate(out);
             out.extend_from_slice(part.as_bytes());
         }
-        for (name, template) in self.set.iter().chain(&self.add) {
+        for (name, template) in self.comes() {
             separate(out);
             out.extend_from_slice(name.as_bytes());
             out.push(b'=');

@@ -285,16 +285,16 @@ fn rewritten_paths_and_queries() {
     }
     let regex = PathRewrite::Regex(regex::Regex::new("^/old/([0-9]+)").unwrap(), "/new/$1".into());
     assert_eq!(path(regex, "/old/7/x"), "/new/7/x");
-    let edits = QueryEdits {
+    let edits = Edits {
         set: vec![("a".into(), Template::parse("{client.ip} &").unwrap())],
         add: vec![("b".into(), Template::parse("2").unwrap())],
         remove: vec!["c".into()],
     };
     let mut out = Vec::new();
-    assert!(edits.write(Some("a=1&b=1&c=1&d"), &Named, &mut out));
+    assert!(edits.write_query(Some("a=1&b=1&c=1&d"), &Named, &mut out));
     assert_eq!(String::from_utf8(out).unwrap(), "b=1&d&a=192.0.2.1%20%26&b=2");
-    let none = QueryEdits { remove: vec!["c".into()], ..QueryEdits::default() };
-    assert!(!none.write(Some("c"), &Named, &mut Vec::new()));
+    let none = Edits { remove: vec!["c".into()], ..Edits::default() };
+    assert!(!none.write_query(Some("c"), &Named, &mut Vec::new()));
 }
 
 fn host(text: &str) -> NamePattern {
@@ -375,9 +375,9 @@ proptest! {
         let mut field = Vec::new();
         template.write_field(&values, &mut field);
         prop_assert!(field.iter().all(|b| matches!(b, b'\t' | 0x20..=0x7e | 0x80..)));
-        let edits = QueryEdits { set: vec![("a".into(), template)], ..QueryEdits::default() };
+        let edits = Edits { set: vec![("a".into(), template)], ..Edits::default() };
         let mut out = b"/?".to_vec();
-        edits.write(Some(&query), &values, &mut out);
+        edits.write_query(Some(&query), &values, &mut out);
         prop_assert!(canonical(&out, STRICT, &mut Vec::new()).is_ok(), "{:?}", String::from_utf8_lossy(&out));
     }
 }
