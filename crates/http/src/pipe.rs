@@ -3,7 +3,8 @@
 use std::io;
 use std::task::{Context as Cx, Poll};
 
-use floodway_runtime::Wire;
+use floodway_net::{PIPE_BYTES, Pipe as KernelPipe, Socket};
+use floodway_runtime::{Visit, Wire};
 
 use crate::fields;
 use crate::h1::body::{CHUNK_ROOM, Decoded, Decoder, Framing, write_chunk_line};
@@ -11,6 +12,10 @@ use crate::h1::head::{Fault, same_name, trailers};
 
 /// Bytes that are gathered behind a head before they are sent with it.
 const WITH_HEAD: usize = 16 * 1024;
+/// After so many reads in a row of so many bytes a body goes through the kernel, as long as so much of it is to come.
+const LARGE_READS: u32 = 3;
+const LARGE_READ: usize = 32 * 1024;
+const LEAST_SPLICED: u64 = 256 * 1024;
 
 /// How a body is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,10 @@ pub(crate) struct Pipe {
     /// What is to be sent, from `sent` on.
     held: Vec<u8>,
     sent: usize,
+    /// Large reads in a row.
+    large_reads: u32,
+    /// What the kernel passes on, where it does.
+    kernel: Option<KernelPipe>,
     /// Whether the end of the body is among it, or sent.
     is_ended: bool,
     /// Bytes of the body.
@@ -64,6 +73,8 @@ impl Pipe {
             coding,
             held: head,
             sent: 0,
+            large_reads: 0,
+            kernel: None,
             is_ended,
             passed: 0,
             most: u64::MAX,
@@ -97,7 +108,7 @@ impl Pipe {
         source: &mut Wire,
         ahead: &mut Vec<u8>,
         sink: &mut Wire,
-        scratch: &mut [u8],
+        (visit, scratch): (&Visit, &mut [u8]),
         cx: &mut Cx<'_>,
     ) -> Step {
         if !self.is_ended
@@ -114,15 +125,73 @@ impl Pipe {
         if !self.is_flushed() {
             return self.send(sink, cx);
         }
+        if self.kernel.as_ref().is_some_and(|pipe| !pipe.is_empty()) {
+            return self.splice_out(sink, cx);
+        }
         match sink.poll_flush(cx) {
             Poll::Pending => return Step::WaitsForSink,
             Poll::Ready(Err(_)) => return Step::SinkFailed,
             Poll::Ready(Ok(())) => {}
         }
         if self.is_ended {
+            self.kernel.take().into_iter().for_each(|pipe| visit.give_pipe_back(pipe));
             return Step::Done;
         }
+        if self.wants_splice()
+            && let (Some(from), Some(to)) = (source.bare(), sink.bare())
+            && let Some(pipe) = self.kernel.take().or_else(|| visit.take_pipe())
+        {
+            return self.splice_in(visit, pipe, from, to, cx);
+        }
         self.pass(source, ahead, sink, scratch, cx)
+    }
+
+    /// Whether the kernel is to pass on what comes next.
+    fn wants_splice(&self) -> bool {
+        self.large_reads >= LARGE_READS
+            && self.coding == Coding::Plain
+            && self.decoder.left().is_some_and(|left| left >= LEAST_SPLICED)
+    }
+
+    /// Moves what there is to read into `pipe`, and on.
+    fn splice_in(&mut self, visit: &Visit, mut pipe: KernelPipe, from: &Socket, to: &Socket, cx: &mut Cx<'_>) -> Step {
+        let left = usize::try_from(self.decoder.left().unwrap_or(0)).unwrap_or(usize::MAX);
+        let read = match from.poll_splice_in(cx, &mut pipe, left.min(PIPE_BYTES)) {
+            Poll::Ready(Ok(read)) if read > 0 => read,
+            other => {
+                visit.give_pipe_back(pipe);
+                return match other {
+                    Poll::Pending => Step::WaitsForSource,
+                    // Urgent data is in the way: a read passes it.
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                        self.large_reads = 0;
+                        Step::Went
+                    }
+                    Poll::Ready(Err(error)) => Step::SourceFailed(error),
+                    Poll::Ready(Ok(_)) => Step::BadSource(Fault::Ended),
+                };
+            }
+        };
+        visit.spliced(read);
+        self.decoder.skip(read as u64);
+        self.passed += read as u64;
+        self.end_if_it_has();
+        let sent = to.poll_splice_out(cx, &mut pipe);
+        self.kernel = Some(pipe);
+        match sent {
+            Poll::Ready(Err(_)) => Step::SinkFailed,
+            Poll::Ready(Ok(_)) | Poll::Pending => Step::Went,
+        }
+    }
+
+    /// Moves what the pipe holds on.
+    fn splice_out(&mut self, sink: &mut Wire, cx: &mut Cx<'_>) -> Step {
+        let (Some(pipe), Some(to)) = (&mut self.kernel, sink.bare()) else { return Step::SinkFailed };
+        match to.poll_splice_out(cx, pipe) {
+            Poll::Pending => Step::WaitsForSink,
+            Poll::Ready(Ok(_)) => Step::Went,
+            Poll::Ready(Err(_)) => Step::SinkFailed,
+        }
     }
 
     fn send(&mut self, sink: &mut Wire, cx: &mut Cx<'_>) -> Step {
@@ -220,6 +289,7 @@ impl Pipe {
             self.end_if_it_has();
             return Step::Went;
         }
+        self.large_reads = if read >= LARGE_READ { self.large_reads.saturating_add(1) } else { 0 };
         let bytes = &mut scratch[before..before + read];
         let Decoded { payload, consumed } = match self.decoder.decode(bytes) {
             Ok(decoded) => decoded,

@@ -72,6 +72,14 @@ impl Pipe {
     }
 }
 
+impl Pipe {
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         self.cap.open.fetch_sub(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use floodway_balance::Lease;
 use floodway_config::{Action, PoolId, SplitPools};
 use floodway_flow::{Direction, Reason};
-use floodway_net::{Peer, Socket};
+use floodway_net::{Peer, Pipe, Socket};
 
 use crate::counters::{BothWays, Failure, Rejection, Serving};
 use crate::dial::dial_or;
@@ -114,6 +114,22 @@ impl Visit {
         self.context().scratch.borrow_mut()
     }
 
+    /// An empty pipe of the worker's; `None` if there is none to be had.
+    #[must_use]
+    pub fn take_pipe(&self) -> Option<Pipe> {
+        self.context().pipes.borrow_mut().take()
+    }
+
+    /// Gives one back.
+    pub fn give_pipe_back(&self, pipe: Pipe) {
+        self.context().pipes.borrow_mut().give_back(pipe);
+    }
+
+    /// So many bytes went through a pipe.
+    pub fn spliced(&self, bytes: usize) {
+        self.context().shared.spliced.of(self.worker()).add(bytes as u64);
+    }
+
     /// A request that is none: it counts among those that its listener turned away.
     pub fn refused(&self) {
         let rejections = self.room.guards().rejections.of(self.worker());
@@ -142,6 +158,12 @@ impl Wire {
     #[must_use]
     pub fn socket(&self) -> &Socket {
         self.0.socket()
+    }
+
+    /// The connection, if what passes there is what is passed on.
+    #[must_use]
+    pub fn bare(&self) -> Option<&Socket> {
+        self.0.bare()
     }
 
     /// Whether TLS ends here.

@@ -130,6 +130,8 @@ fn a_gigabyte_each_way_takes_no_memory() {
     assert_eq!(client.read().unwrap().text(), format!("{LENGTH}\n"));
     let (after, most) = (floodway.memory_kib("VmRSS"), floodway.memory_kib("VmHWM"));
     println!("{before} KiB before, {after} KiB after, {most} KiB at the most");
+    let spliced = floodway.metric("spliced_bytes_total", &[]);
+    assert!(spliced > 1.9 * LENGTH as f64, "{spliced} bytes went through pipes");
     assert!(most < before + 4096, "{before} KiB before, {most} KiB at the most");
 }
 

@@ -22,8 +22,9 @@ use crate::pipe::{Coding, Pipe, Step};
 const MOST_HEAD: usize = 64 * 1024;
 /// Interim responses to one request.
 const MOST_INTERIM: u32 = 32;
-/// Steps of one exchange before others of the worker have their turn.
+/// Steps and bytes of one exchange before others of the worker have their turn.
 const STEPS_A_TURN: u32 = 32;
+const BYTES_A_TURN: u64 = 256 * 1024;
 /// Bytes of the next requests that are read while this one is served.
 const MOST_AHEAD: usize = 4096;
 
@@ -174,8 +175,9 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let turn = self.turn;
         let mut scratch = turn.visit().scratch();
         self.pace.waits = Waits::No;
+        let begin = self.passed();
         for step in 0.. {
-            if step == STEPS_A_TURN {
+            if step == STEPS_A_TURN || self.passed() - begin >= BYTES_A_TURN {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -195,13 +197,19 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         self.look_at_the_time()
     }
 
+    /// Bytes of both bodies that came.
+    fn passed(&self) -> u64 {
+        self.request.passed() + self.response.as_ref().map_or(0, Pipe::passed)
+    }
+
     /// Passes the request on. True if it went on.
     fn ask(&mut self, scratch: &mut [u8], cx: &mut Cx<'_>) -> Result<bool, Ended> {
         if self.request_is_over {
             return self.listen_to_client(scratch, cx);
         }
+        let visit = self.turn.visit();
         let before = self.request.passed();
-        let step = self.request.step(self.x.wire, self.x.ahead, &mut self.upstream.wire, scratch, cx);
+        let step = self.request.step(self.x.wire, self.x.ahead, &mut self.upstream.wire, (visit, scratch), cx);
         let passed = self.request.passed() - before;
         if passed > 0 {
             self.turn.passed(Direction::ToEndpoint, usize::try_from(passed).unwrap_or(usize::MAX));
@@ -265,8 +273,9 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
 
     /// Passes the response on. True if it went on.
     fn hear(&mut self, scratch: &mut [u8], cx: &mut Cx<'_>) -> Result<bool, Ended> {
+        let visit = self.turn.visit();
         if let Some(interim) = &mut self.interim {
-            let step = interim.step(&mut self.upstream.wire, &mut Vec::new(), self.x.wire, scratch, cx);
+            let step = interim.step(&mut self.upstream.wire, &mut Vec::new(), self.x.wire, (visit, scratch), cx);
             return match step {
                 Step::Done => {
                     self.interim = None;
@@ -279,7 +288,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         }
         let Some(response) = &mut self.response else { return self.hear_head(scratch, cx) };
         let before = response.passed();
-        let step = response.step(&mut self.upstream.wire, &mut self.ahead, self.x.wire, scratch, cx);
+        let step = response.step(&mut self.upstream.wire, &mut self.ahead, self.x.wire, (visit, scratch), cx);
         let passed = response.passed() - before;
         if passed > 0 {
             self.turn.passed(Direction::ToClient, usize::try_from(passed).unwrap_or(usize::MAX));

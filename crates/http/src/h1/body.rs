@@ -128,6 +128,13 @@ impl Decoder {
         }
     }
 
+    /// So many bytes of a body whose length is known went by without a look; no more than [`Decoder::left`].
+    pub fn skip(&mut self, bytes: u64) {
+        if let State::Length(left) = &mut self.0 {
+            *left = left.saturating_sub(bytes);
+        }
+    }
+
     /// The trailer fields of a body that has ended: lines, each with its end.
     #[must_use]
     pub fn trailers(&self) -> &[u8] {
