@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::certificate::Certificate;
 use crate::measure::{Pair, Sample, cpu, paired};
 use crate::proxies::Proxy;
-use crate::report::Report;
+use crate::report::{Report, verdict};
 use crate::rounds::Rounds;
 
 #[derive(clap::Args, Debug)]
@@ -182,10 +182,6 @@ fn lines(report: &Report) -> String {
     }
     let _ = writeln!(out, "| failures | 0 | {0} | {1} |", report.failures(), verdict(report.failures() == 0));
     out
-}
-
-fn verdict(holds: bool) -> &'static str {
-    if holds { "holds" } else { "**missed**" }
 }
 
 fn config(

@@ -41,6 +41,11 @@ fn spread(values: Vec<f64>) -> (f64, f64) {
     (middle, if middle > 0.0 { (most - least) / 2.0 / middle } else { 0.0 })
 }
 
+/// What is said of a line that must hold.
+pub(crate) fn verdict(holds: bool) -> &'static str {
+    if holds { "holds" } else { "**missed**" }
+}
+
 impl Report {
     pub(crate) fn new(proxies: &[&Proxy], endpoints: usize, rounds: usize, length: Duration) -> Self {
         let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::certificate::{CLASSIC, Certificate, MODERN};
 use crate::load::{self, Handshakes, Hello, Tls};
 use crate::measure::{Pair, Sample, paired};
 use crate::proxies::{Fleet, Proxy};
-use crate::report::Report;
+use crate::report::{Report, verdict};
 use crate::rounds::Rounds;
 use crate::server::Server;
 
@@ -152,10 +152,6 @@ fn lines(report: &Report, targets: &[Target]) -> String {
         let _ = writeln!(out, "| {what} | ≥ {RESUMED_LINE:.2} | {share:.4} | {} |", verdict(share >= RESUMED_LINE));
     }
     out
-}
-
-fn verdict(holds: bool) -> &'static str {
-    if holds { "holds" } else { "**missed**" }
 }
 
 /// What it costs Floodway to read a ClientHello and route by its name, beside a Floodway that passes on what comes.

@@ -109,15 +109,15 @@ impl Out<'_> {
 }
 
 fn requests(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
+    if snapshot.listeners.iter().all(|l| l.http().is_none()) {
+        return Ok(());
+    }
     let mut all = Vec::new();
     for listener in &snapshot.listeners {
         listener.requests(|route, pool, code, count| {
-            let labels = [("listener", listener.name.clone()), ("route", route.to_owned()), ("pool", pool.to_owned())];
-            all.push(([labels[0].clone(), labels[1].clone(), labels[2].clone(), ("code", code.to_owned())], count));
+            let names = [("listener", &*listener.name), ("route", route), ("pool", pool), ("code", code)];
+            all.push((names.map(|(label, value)| (label, value.to_owned())), count));
         });
-    }
-    if snapshot.listeners.iter().all(|l| l.http().is_none()) {
-        return Ok(());
     }
     out.counter("http_requests", "Requests, by the code of the response", all)?;
     let times = snapshot.listeners.iter().flat_map(|l| {

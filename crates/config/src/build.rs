@@ -158,6 +158,17 @@ impl Node {
         self.get(key)?.text().and_then(|t| scalar::bandwidth(t).ok())
     }
 
+    /// Of ten thousand.
+    fn share(&self, key: &str) -> Option<u32> {
+        self.get(key)?.text().and_then(|t| scalar::share(t).ok())
+    }
+
+    /// The texts below `key`, by their words.
+    fn texts(&self, key: &str) -> Vec<(String, String)> {
+        let entries = self.get(key).map(Self::entries).unwrap_or_default();
+        entries.iter().filter_map(|(word, node)| Some((word.text.to_string(), node.text()?.to_owned()))).collect()
+    }
+
     fn is_on(&self, key: &str) -> bool {
         self.get(key).and_then(Self::text) == Some("on")
     }

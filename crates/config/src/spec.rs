@@ -68,8 +68,7 @@ impl Config {
 pub struct PoolId(pub usize);
 
 /// The pool `first`, and those of `pools` that take over one after the other.
-#[must_use]
-pub fn reachable(first: PoolId, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
+fn reachable(first: PoolId, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
     let mut found = vec![first];
     while let Some(NoneFit::Pool(next)) = found.last().and_then(|p| pools.get(p.0)).map(|p| p.borrow().when_none_fit)
         && !found.contains(&next)
@@ -126,26 +125,24 @@ impl Listener {
     /// Every pool that its routes name, each once.
     #[must_use]
     pub fn forwards(&self) -> Vec<PoolId> {
-        let mut found = Vec::new();
-        for id in self.routes.iter().flat_map(|r| r.action.forwards()) {
-            if !found.contains(id) {
-                found.push(*id);
-            }
-        }
-        found
+        each_once(self.routes.iter().flat_map(|r| r.action.forwards()).copied())
     }
 
     /// Every pool that may serve its clients, those that take over among them, each once.
     #[must_use]
     pub fn reachable(&self, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
-        let mut found: Vec<PoolId> = Vec::new();
-        for id in self.forwards().into_iter().flat_map(|first| reachable(first, pools)) {
-            if !found.contains(&id) {
-                found.push(id);
-            }
-        }
-        found
+        each_once(self.forwards().into_iter().flat_map(|first| reachable(first, pools)))
     }
+}
+
+fn each_once(ids: impl Iterator<Item = PoolId>) -> Vec<PoolId> {
+    let mut found = Vec::new();
+    for id in ids {
+        if !found.contains(&id) {
+            found.push(id);
+        }
+    }
+    found
 }
 
 /// What a listener speaks: at least one of them.
@@ -276,6 +273,12 @@ impl Action {
             Self::Split(split) => &split.pools,
             Self::Reject | Self::Close | Self::Redirect(_) | Self::Respond(_) => &[],
         }
+    }
+
+    /// Every pool that may serve whom it takes, those that take over among them, each once.
+    #[must_use]
+    pub fn reachable(&self, pools: &[impl Borrow<Pool>]) -> Vec<PoolId> {
+        each_once(self.forwards().iter().flat_map(|first| reachable(*first, pools)))
     }
 }
 

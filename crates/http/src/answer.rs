@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use floodway_config::{ErrorPage, Redirect, Respond};
 use floodway_policy::http::Values;
 
-use crate::fields::{write, write_number};
+use crate::fields::{write, write_filled, write_length, write_number};
 use crate::request::Request;
 
 /// What is said.
@@ -28,9 +28,7 @@ pub(crate) fn write_answer(out: &mut Vec<u8>, answer: &Answer<'_>, is_head: bool
         if !answer.body.is_empty() {
             write(out, b"Content-Type", answer.content_type.as_bytes());
         }
-        out.extend_from_slice(b"Content-Length: ");
-        write_number(out, answer.body.len() as u64);
-        out.extend_from_slice(b"\r\n");
+        write_length(out, answer.body.len() as u64);
     }
     if let Some(connection) = connection {
         write(out, b"Connection", connection.as_bytes());
@@ -55,8 +53,7 @@ pub(crate) fn write_error(
     let (body, content_type) = match page {
         Some(page) => (&*page.body, &*page.content_type),
         None => {
-            let number = if id.is_empty() { String::new() } else { format!("request {id}\n") };
-            own = format!("{status} {}\n{number}", reason(status));
+            own = format!("{status} {}\nrequest {id}\n", reason(status));
             (own.as_str(), "text/plain; charset=utf-8")
         }
     };
@@ -68,10 +65,7 @@ pub(crate) fn write_error(
 pub(crate) fn fields_of(respond: &Respond, values: &dyn Values) -> Vec<u8> {
     let mut fields = Vec::new();
     for (name, value) in &respond.headers {
-        fields.extend_from_slice(name.as_bytes());
-        fields.extend_from_slice(b": ");
-        value.write_field(values, &mut fields);
-        fields.extend_from_slice(b"\r\n");
+        write_filled(&mut fields, name, value, values);
     }
     fields
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use floodway_flow::Reason;
 use floodway_runtime::{Flow, Turn, Visit, Wire};
 
-use crate::exchange::{Exchange, refuse_head, refuse_unread};
+use crate::exchange::{Exchange, refuse};
 use crate::h1::head::{Fault, Scanner};
 use crate::request::{Refused, Request};
 
@@ -51,11 +51,12 @@ pub(crate) async fn serve(flow: Flow) {
                 break;
             }
             Heard::Bad { refused, began } => {
-                (Box::pin(refuse_head(&turn, &mut wire, refused, began)).await, Reason::BadRequest)
+                let (status, why) = (refused.status(), refused.as_str());
+                (Box::pin(refuse(&turn, &mut wire, status, why, began)).await, Reason::BadRequest)
             }
             Heard::Late { began } => {
                 let why = "its head did not come in time";
-                (Box::pin(refuse_unread(&turn, &mut wire, 408, why, began)).await, Reason::IdleTimeout)
+                (Box::pin(refuse(&turn, &mut wire, 408, why, began)).await, Reason::IdleTimeout)
             }
         };
         served += 1;
@@ -86,7 +87,7 @@ async fn exchange(
     let now = turn.visit().now();
     match read {
         Ok(request) => Exchange::new(turn, wire, ahead, request, (began, now)).serve(turn).await,
-        Err((refused, _)) => (refuse_head(turn, wire, refused, began).await, Reason::BadRequest),
+        Err(refused) => (refuse(turn, wire, refused.status(), refused.as_str(), began).await, Reason::BadRequest),
     }
 }
 
@@ -159,7 +160,7 @@ async fn listen(turn: &mut Turn<'_>, wire: &mut Wire, ahead: &mut Vec<u8>, is_fi
 }
 
 /// Takes the head off what came.
-fn take_head(ahead: &mut Vec<u8>, length: usize) -> Vec<u8> {
+pub(crate) fn take_head(ahead: &mut Vec<u8>, length: usize) -> Vec<u8> {
     if length == ahead.len() && ahead.capacity() <= 2 * length {
         return std::mem::take(ahead);
     }

@@ -18,7 +18,7 @@ use floodway_runtime::{Listener, Phases, RequestRecord, Turn, Wire};
 use crate::answer::{Answer, fields_of, location, write_answer, write_error};
 use crate::connection::{After, send_all};
 use crate::h1::body::Framing;
-use crate::request::{Refused, Request};
+use crate::request::Request;
 use crate::values::{Filled, common_name};
 
 /// A request that is being served, and what is known of it.
@@ -138,7 +138,7 @@ impl<'a> Exchange<'a> {
             }
             Action::Split(split) => {
                 let (key, cookie) = self.key_of(turn, split);
-                turn.goes(place, turn.pool_of(&route.action, self.wire.socket(), key));
+                turn.goes(place, Some(turn.part_of(split, self.wire.socket(), key)));
                 forward::forward(self, turn, &scene, cookie, outcome).await
             }
         }
@@ -276,13 +276,8 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Answers what is no request, and tells of it.
-pub(crate) async fn refuse_head(turn: &Turn<'_>, wire: &mut Wire, refused: Refused, began: Duration) -> After {
-    refuse_unread(turn, wire, refused.status(), refused.as_str(), began).await
-}
-
 /// Answers what cannot be read as a request, and tells of it.
-pub(crate) async fn refuse_unread(turn: &Turn<'_>, wire: &mut Wire, status: u16, why: &str, began: Duration) -> After {
+pub(crate) async fn refuse(turn: &Turn<'_>, wire: &mut Wire, status: u16, why: &str, began: Duration) -> After {
     let visit = turn.visit();
     let id = new_id(visit.instance(), visit.random());
     let mut out = Vec::new();

@@ -1,6 +1,8 @@
 //! Which header fields pass, and which are Floodway's own.
 
-use crate::h1::head::same_name;
+use floodway_policy::http::{Edits, Template, Values};
+
+use crate::h1::head::{Head, same_name};
 
 /// What becomes of a field of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,27 @@ pub(crate) fn write(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The names of trailer fields that do not pass with a message: those that are edited, `own`, or for one connection.
+pub(crate) fn dropped_trailers(edits: &Edits, own: Option<&str>, head: &Head, bytes: &[u8]) -> Vec<Box<[u8]>> {
+    let ours = edits.goes().chain(own).map(str::as_bytes);
+    ours.chain(head.nominated(bytes)).map(Into::into).collect()
+}
+
+/// Appends `name: `, what `value` comes to, and the end of the line.
+pub(crate) fn write_filled(out: &mut Vec<u8>, name: &str, value: &Template, values: &dyn Values) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    value.write_field(values, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line that says how long the body is.
+pub(crate) fn write_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    write_number(out, length);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -93,7 +93,7 @@ impl Pipe {
     }
 
     /// Whether nothing waits to be sent.
-    pub(crate) fn is_flushed(&self) -> bool {
+    fn is_flushed(&self) -> bool {
         self.sent == self.held.len()
     }
 
@@ -138,10 +138,10 @@ impl Pipe {
             return Step::Done;
         }
         if self.wants_splice()
-            && let (Some(from), Some(to)) = (source.bare(), sink.bare())
+            && let (Some(from), Some(_)) = (source.bare(), sink.bare())
             && let Some(pipe) = self.kernel.take().or_else(|| visit.take_pipe())
         {
-            return self.splice_in(visit, pipe, from, to, cx);
+            return self.splice_in(visit, pipe, from, sink, cx);
         }
         self.pass(source, ahead, sink, scratch, cx)
     }
@@ -154,7 +154,14 @@ impl Pipe {
     }
 
     /// Moves what there is to read into `pipe`, and on.
-    fn splice_in(&mut self, visit: &Visit, mut pipe: KernelPipe, from: &Socket, to: &Socket, cx: &mut Cx<'_>) -> Step {
+    fn splice_in(
+        &mut self,
+        visit: &Visit,
+        mut pipe: KernelPipe,
+        from: &Socket,
+        sink: &mut Wire,
+        cx: &mut Cx<'_>,
+    ) -> Step {
         let left = usize::try_from(self.decoder.left().unwrap_or(0)).unwrap_or(usize::MAX);
         let read = match from.poll_splice_in(cx, &mut pipe, left.min(PIPE_BYTES)) {
             Poll::Ready(Ok(read)) if read > 0 => read,
@@ -176,11 +183,11 @@ impl Pipe {
         self.decoder.skip(read as u64);
         self.passed += read as u64;
         self.end_if_it_has();
-        let sent = to.poll_splice_out(cx, &mut pipe);
         self.kernel = Some(pipe);
-        match sent {
-            Poll::Ready(Err(_)) => Step::SinkFailed,
-            Poll::Ready(Ok(_)) | Poll::Pending => Step::Went,
+        match self.splice_out(sink, cx) {
+            // It came, if it does not go on yet.
+            Step::WaitsForSink => Step::Went,
+            step => step,
         }
     }
 

@@ -87,14 +87,10 @@ pub(crate) struct Request {
 
 impl Request {
     /// Reads `bytes`, which are a whole head.
-    pub(crate) fn read(bytes: Vec<u8>, http: &Http) -> Result<Self, (Refused, Vec<u8>)> {
-        match Self::parts(&bytes, http) {
-            Ok((head, method, (host, port), (path, query))) => {
-                let framing = head.request_framing();
-                Ok(Self { head, method, host, port, path, query, framing, bytes })
-            }
-            Err(refused) => Err((refused, bytes)),
-        }
+    pub(crate) fn read(bytes: Vec<u8>, http: &Http) -> Result<Self, Refused> {
+        let (head, method, (host, port), (path, query)) = Self::parts(&bytes, http)?;
+        let framing = head.request_framing();
+        Ok(Self { head, method, host, port, path, query, framing, bytes })
     }
 
     #[expect(clippy::type_complexity, reason = "parts of one value, which is made at once")]

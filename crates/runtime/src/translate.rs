@@ -418,14 +418,8 @@ fn socket_options(options: &config::TcpOptions) -> SocketOptions {
 
 /// The name of a route, and of every pool that may serve its requests.
 fn route_and_pools(route: &config::Route, config: &Config) -> (String, Vec<String>) {
-    let mut pools: Vec<String> = Vec::new();
-    for id in route.action.forwards().iter().flat_map(|id| config::reachable(*id, &config.pools)) {
-        let name = config.pools.get(id.0).map(|pool| pool.name.clone()).unwrap_or_default();
-        if !pools.contains(&name) {
-            pools.push(name);
-        }
-    }
-    (route.name.clone(), pools)
+    let pools = route.action.reachable(&config.pools);
+    (route.name.clone(), pools.iter().filter_map(|id| Some(config.pools.get(id.0)?.name.clone())).collect())
 }
 
 #[cfg(test)]

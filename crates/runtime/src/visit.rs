@@ -7,7 +7,7 @@ use std::task::{Context as Cx, Poll, Waker};
 use std::time::Duration;
 
 use floodway_balance::Lease;
-use floodway_config::{Action, PoolId, SplitPools};
+use floodway_config::{PoolId, SplitPools};
 use floodway_flow::{Direction, Reason};
 use floodway_net::{Peer, Pipe, Socket};
 
@@ -29,7 +29,6 @@ pub struct Visit {
     finder: Finder,
     source: Peer,
     known: Option<Rc<Known>>,
-    accepted: Duration,
 }
 
 impl Visit {
@@ -38,8 +37,8 @@ impl Visit {
     pub fn begin(flow: Flow) -> (Self, Wire) {
         let Flow { client, arrived, room } = flow;
         let finder = Finder::new(room.guards().name.as_str().into());
-        let Arrived { source, known, accepted, .. } = arrived;
-        (Self { room, finder, source, known, accepted }, Wire(client))
+        let Arrived { source, known, .. } = arrived;
+        (Self { room, finder, source, known }, Wire(client))
     }
 
     /// What comes next: a session that waits for a request.
@@ -76,12 +75,6 @@ impl Visit {
     #[must_use]
     pub fn port(&self, client: &Wire) -> Option<u16> {
         crate::flow_key::destination(self.known(), client.socket()).map(|address| address.port())
-    }
-
-    /// When it was accepted, on the process's clock.
-    #[must_use]
-    pub fn accepted(&self) -> Duration {
-        self.accepted
     }
 
     /// The number of the worker that it is on.
@@ -266,17 +259,9 @@ impl Turn<'_> {
         self.of.session.takes(u16::try_from(route).unwrap_or(u16::MAX), pool.unwrap_or(NOWHERE.pool));
     }
 
-    /// The pool that `action` leads to, for a client known by `key`, if it leads to any.
+    /// The pool of `split` that serves `client`: by `key`, by what the split goes by, or by chance.
     #[must_use]
-    pub fn pool_of(&self, action: &Action, client: &Socket, key: Option<u64>) -> Option<PoolId> {
-        match action {
-            Action::Forward(pool) => Some(*pool),
-            Action::Split(split) => Some(self.part_of(split, client, key)),
-            Action::Reject | Action::Close | Action::Redirect(_) | Action::Respond(_) => None,
-        }
-    }
-
-    fn part_of(&self, split: &SplitPools, client: &Socket, key: Option<u64>) -> PoolId {
+    pub fn part_of(&self, split: &SplitPools, client: &Socket, key: Option<u64>) -> PoolId {
         let session = &self.of.session;
         let own = split.by.and_then(|by| crate::flow_key::of(by, session, client));
         part(split, &session.view().snapshot, key.or(own), self.visit.random())

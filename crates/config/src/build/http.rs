@@ -260,19 +260,14 @@ impl Builder<'_> {
         if node.and_then(Node::text) == Some("off") {
             return None;
         }
-        let fields = node.and_then(|n| n.get("fields")).map(Node::entries).unwrap_or_default();
         Some(RequestLog {
             format: match node.and_then(|n| n.get("format")).and_then(Node::text) {
                 Some("combined") => RequestFormat::Combined,
                 _ => RequestFormat::Json,
             },
             to: self.output(node.and_then(|n| n.get("to")), Output::Stdout),
-            sample: node
-                .and_then(|n| n.get("sample"))
-                .and_then(Node::text)
-                .and_then(|t| scalar::share(t).ok())
-                .unwrap_or(10_000),
-            fields: fields.iter().filter_map(|(k, v)| Some((k.text.to_string(), v.text()?.to_owned()))).collect(),
+            sample: node.and_then(|n| n.share("sample")).unwrap_or(10_000),
+            fields: node.map(|n| n.texts("fields")).unwrap_or_default(),
         })
     }
 }

@@ -83,13 +83,9 @@ impl Builder<'_> {
             every: node.and_then(|n| n.duration("every")),
             end: node.is_none_or(|n| n.is_on("end")),
             to: self.output(node.and_then(|n| n.get("to")), Output::Stdout),
-            sample: node
-                .and_then(|n| n.get("sample"))
-                .and_then(Node::text)
-                .and_then(|t| scalar::share(t).ok())
-                .unwrap_or(10_000),
+            sample: node.and_then(|n| n.share("sample")).unwrap_or(10_000),
             always,
-            fields: fields.iter().filter_map(|(k, v)| Some((k.text.to_string(), v.text()?.to_owned()))).collect(),
+            fields: node.map(|n| n.texts("fields")).unwrap_or_default(),
         }
     }
 

@@ -9,11 +9,11 @@ use floodway_flow::{Direction, Reason};
 use floodway_runtime::{Turn, Upstream};
 
 use super::pace::{Pace, Waits};
-use super::upstream::{dropped_trailers, write_request};
+use super::upstream::write_request;
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
-use crate::connection::After;
-use crate::fields::{is_own_of_response, write, write_number};
+use crate::connection::{After, take_head};
+use crate::fields::{dropped_trailers, is_own_of_response, write, write_filled, write_length};
 use crate::h1::body::Framing;
 use crate::h1::head::{Fault, FirstLine, Head, Scanner};
 use crate::pipe::{Coding, Pipe, Step};
@@ -141,7 +141,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let mut request = Pipe::new(head, x.request.framing, coding);
         request.most = scene.most.unwrap_or(u64::MAX);
         if coding == Coding::Chunked {
-            request.drops = dropped_trailers(x, scene);
+            let (edits, own) = (&scene.rule.rewrite.request_headers, scene.http.request_id.as_deref());
+            request.drops = dropped_trailers(edits, own, &x.request.head, &x.request.bytes);
         }
         let now = turn.visit().now();
         Self {
@@ -170,7 +171,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
 
     fn poll(&mut self, cx: &mut Cx<'_>) -> Poll<Ended> {
         if let Poll::Ready(reason) = self.turn.poll_told(cx.waker()) {
-            return Poll::Ready(self.told(reason));
+            return Poll::Ready(self.instead(503, reason.as_str(), reason));
         }
         let turn = self.turn;
         let mut scratch = turn.visit().scratch();
@@ -318,9 +319,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         };
         if let Some(end) = end {
             self.scanner = Scanner::default();
-            let rest = self.ahead.split_off(end);
-            let bytes = std::mem::replace(&mut self.ahead, rest);
-            return self.take_head(&bytes).map(|()| true).map_err(|fault| self.bad_response(fault));
+            let bytes = take_head(&mut self.ahead, end);
+            return self.answers(&bytes).map(|()| true).map_err(|fault| self.bad_response(fault));
         }
         if self.ahead.len() > MOST_HEAD {
             return Err(self.bad_response(Fault::TooLong));
@@ -337,7 +337,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
     }
 
     /// The head of a response has come.
-    fn take_head(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    fn answers(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let head = Head::response(bytes, self.scene.http.max_headers as usize)?;
         let FirstLine::Response(status, reason) = head.first else { return Err(Fault::FirstLine) };
         if status < 200 {
@@ -370,9 +370,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let out = self.write_head(&head, bytes, (status, framing));
         let mut response = Pipe::new(out, framing, coding);
         if coding == Coding::Chunked {
-            let edits = &self.scene.rule.rewrite.response_headers;
-            let edited = edits.goes().map(str::as_bytes);
-            response.drops = edited.chain(head.nominated(bytes)).map(Into::into).collect();
+            response.drops = dropped_trailers(&self.scene.rule.rewrite.response_headers, None, &head, bytes);
         }
         self.response = Some(response);
         Ok(())
@@ -400,10 +398,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         if !edits.is_empty() {
             let values = self.x.filled(self.turn, self.scene);
             for (name, value) in edits.comes() {
-                out.extend_from_slice(name.as_bytes());
-                out.extend_from_slice(b": ");
-                value.write_field(&values, &mut out);
-                out.extend_from_slice(b"\r\n");
+                write_filled(&mut out, name, value, &values);
             }
         }
         if let Some(cookie) = self.cookie {
@@ -415,11 +410,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             _ => None,
         };
         match length {
-            Some(length) => {
-                out.extend_from_slice(b"Content-Length: ");
-                write_number(&mut out, length);
-                out.extend_from_slice(b"\r\n");
-            }
+            Some(length) => write_length(&mut out, length),
             None if matches!(framing, Framing::Chunked | Framing::UntilClose) && self.x.request.head.is_1_1 => {
                 out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
             }
@@ -487,10 +478,6 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             None if self.interim.is_none() => Ended::Instead(status, why.to_owned(), reason),
             _ => Ended::Broken(why.to_owned(), reason),
         }
-    }
-
-    fn told(&self, reason: Reason) -> Ended {
-        self.instead(503, reason.as_str(), reason)
     }
 
     fn bad_response(&self, fault: Fault) -> Ended {

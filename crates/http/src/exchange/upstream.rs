@@ -7,7 +7,7 @@ use floodway_policy::http::{TargetFault, canonical};
 use floodway_runtime::Turn;
 
 use super::{Exchange, Scene};
-use crate::fields::{Fate, of_request, write, write_number};
+use crate::fields::{Fate, of_request, write, write_filled, write_length};
 use crate::h1::body::Framing;
 use crate::h1::head::same_name;
 
@@ -55,20 +55,13 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
     write_fields(x, scene, &mut out);
     tell_of_client(x, scene, &mut out);
     for (name, value) in rewrite.request_headers.comes() {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        value.write_field(&values, &mut out);
-        out.extend_from_slice(b"\r\n");
+        write_filled(&mut out, name, value, &values);
     }
     match request.framing {
         // What has none by its method says so only if the client did.
         Framing::None if request.head.length().is_none() => {}
-        Framing::None | Framing::UntilClose => out.extend_from_slice(b"Content-Length: 0\r\n"),
-        Framing::Length(length) => {
-            out.extend_from_slice(b"Content-Length: ");
-            write_number(&mut out, length);
-            out.extend_from_slice(b"\r\n");
-        }
+        Framing::None | Framing::UntilClose => write_length(&mut out, 0),
+        Framing::Length(length) => write_length(&mut out, length),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
     if turn.pool().is_some_and(|pool| !pool.keeps_connections()) {
@@ -170,12 +163,4 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
     if let Some(name) = http.request_id.as_ref().filter(|name| says(name)) {
         write(out, name.as_bytes(), x.id.as_bytes());
     }
-}
-
-/// Trailer fields of the request that do not pass: those that are edited, ours, or for one connection.
-pub(super) fn dropped_trailers(x: &Exchange<'_>, scene: &Scene<'_>) -> Vec<Box<[u8]>> {
-    let edits = &scene.rule.rewrite.request_headers;
-    let edited = edits.goes().map(str::as_bytes);
-    let own = scene.http.request_id.as_deref().map(str::as_bytes);
-    edited.chain(own).chain(x.request.head.nominated(&x.request.bytes)).map(Into::into).collect()
 }

@@ -9,7 +9,7 @@ fn http() -> Http {
 }
 
 fn read(text: &str) -> Result<Request, Refused> {
-    Request::read(text.as_bytes().to_vec(), &http()).map_err(|(refused, _)| refused)
+    Request::read(text.as_bytes().to_vec(), &http())
 }
 
 #[test]
