@@ -27,7 +27,7 @@ pub use servers::{
 };
 pub use service_manager::ServiceManager;
 pub use stream::{Keyed, keyed_echo, pseudo_random};
-pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, ping, read_to_ending, reset};
+pub use tcp::{Ending, bytes_acknowledged, connect, connect_from, deaf, ping, read_to_ending, reset};
 pub use wait::{SetAtEnd, free_port, wait_for, wait_until};
 pub use web_servers::{SECRET, WebKind, WebServer};
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::{getsockopt_impl, sockopt_impl};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// How a connection ended, seen from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// # Errors
 /// As the kernel says.
 pub fn connect_from(source: std::net::IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
     socket.connect_timeout(&address.into(), Duration::from_secs(10))?;
@@ -106,4 +106,26 @@ sockopt_impl!(
 #[must_use]
 pub fn bytes_acknowledged(stream: &TcpStream) -> u64 {
     nix::sys::socket::getsockopt(&stream.as_fd(), GetTcpInfo).expect("TCP_INFO").bytes_acked
+}
+
+/// Where nobody answers: connects take as long as they may. The streams keep its queue full.
+///
+/// # Panics
+/// If the machine gives no socket.
+#[must_use]
+pub fn deaf() -> (SocketAddr, Socket, Vec<Socket>) {
+    let make = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let door = make();
+    door.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a socket");
+    door.listen(0).expect("a socket");
+    let address = door.local_addr().expect("a socket");
+    let fill = |_| {
+        let stream = make();
+        stream.set_nonblocking(true).expect("a socket");
+        // It begins; whether it gets in is no matter.
+        let _ = stream.connect(&address);
+        stream
+    };
+    let full = (0..3).map(fill).collect();
+    (address.as_socket().expect("a socket"), door, full)
 }

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use floodway_tests::{Backend, Floodway, SetAtEnd, connect, free_port, keyed_echo, ping, wait_until};
+use floodway_tests::{Backend, Floodway, SetAtEnd, connect, deaf, free_port, keyed_echo, ping, wait_until};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -320,24 +319,6 @@ fn what_is_not_confirmed_goes_back() {
     assert_eq!(floodway.command(&["confirm"]).status.code(), Some(1), "nothing waits any more");
 }
 
-/// Where nobody answers: connects take as long as they may. The streams keep its queue full.
-fn deaf() -> (SocketAddr, Socket, Vec<Socket>) {
-    let make = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let door = make();
-    door.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    door.listen(0).unwrap();
-    let address = door.local_addr().unwrap();
-    let fill = |_| {
-        let stream = make();
-        stream.set_nonblocking(true).unwrap();
-        // It begins; whether it gets in is no matter.
-        let _ = stream.connect(&address);
-        stream
-    };
-    let full = (0..3).map(fill).collect();
-    (address.as_socket().unwrap(), door, full)
-}
-
 /// A session that is not connected yet, because it waits in the queue or for an endpoint that does not answer, chooses among the
 /// endpoints of the moment at which it chooses, and not among those of when it came.
 #[test]
@@ -353,7 +334,14 @@ fn who_is_not_connected_yet_chooses_among_those_of_now() {
     let floodway = Floodway::start(&both(endpoint("a", front.address()), endpoint("a", nobody)));
     let mut first = connect(floodway.address("l")).unwrap();
     ping(&mut first);
-    let waiters: Vec<TcpStream> = (0..2).map(|_| connect(floodway.address("l")).unwrap()).collect();
+    // One after the other: of two that come at once, to two workers, either may be the first in the line.
+    let queued = || floodway.ask(&["status"])["pools"][0]["queued"].as_u64();
+    let stand_in_line = |place| {
+        let waiter = connect(floodway.address("l")).unwrap();
+        wait_until(|| format!("{place} to wait"), SOON, || queued() == Some(place));
+        waiter
+    };
+    let waiters = [stand_in_line(1), stand_in_line(2)];
     let dialling = connect(floodway.address("m")).unwrap();
     let live = || floodway.ask(&["sessions"])["sessions"].as_array().map_or(0, Vec::len);
     wait_until(|| "all three wait".to_owned(), SOON, || live() == 4);
