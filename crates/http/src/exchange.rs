@@ -1,5 +1,6 @@
 //! One request and its response.
 
+mod downstream;
 mod forward;
 mod pace;
 mod upstream;
@@ -50,6 +51,29 @@ pub(crate) struct Scene<'a> {
     pub(crate) idle: Option<Duration>,
     /// Who is at the other end of the socket.
     pub(crate) peer: Option<IpAddr>,
+}
+
+impl Scene<'_> {
+    /// How long a request may take, from its head to the end of its response.
+    fn most_time(&self) -> Option<Duration> {
+        self.rule.request.unwrap_or(self.http.timeouts.request)
+    }
+}
+
+/// What heads are written from: all but what fills the places of templates.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    request: &'a Request,
+    http: &'a Http,
+    rule: &'a HttpRoute,
+    /// Who is at the other end of the client's socket.
+    peer: Option<IpAddr>,
+    /// Whether the client came by TLS.
+    is_tls: bool,
+    /// Whether what the peer tells of clients is believed.
+    is_trusted: bool,
+    /// The id of the request.
+    id: &'a str,
 }
 
 /// What became of it, for the log.
@@ -166,6 +190,12 @@ impl<'a> Exchange<'a> {
     pub(crate) fn filled<'b>(&'b self, turn: &'b Turn<'_>, scene: &'b Scene<'_>) -> Filled<'b> {
         let (request, id, is_tls) = (&self.request, self.id.as_str(), self.wire.is_tls());
         Filled { turn, request, router: &scene.http.router, place: scene.place, client: self.client, id, is_tls }
+    }
+
+    fn told<'b>(&'b self, scene: &'b Scene<'_>) -> Told<'b> {
+        let Scene { http, rule, peer, .. } = *scene;
+        let (is_tls, is_trusted) = (self.wire.is_tls(), self.is_trusted);
+        Told { request: &self.request, http, rule, peer, is_tls, is_trusted, id: &self.id }
     }
 
     /// What keeps the client at its pool, and the cookie that it is given for that.
@@ -328,3 +358,6 @@ fn sound_id(id: &[u8]) -> Option<String> {
         (1..=128).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(b));
     is_sound.then(|| String::from_utf8_lossy(id).into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Requests and responses as they cross.
 
-use floodway_tests::{wait_for, wait_until};
+use floodway_tests::{Floodway, deaf, wait_for, wait_until};
 use std::io::Read;
 
 use crate::peers::{Client, Origin, RAW, get, get_with, read_head};
@@ -307,6 +307,30 @@ fn what_takes_too_long_ends() {
     let mut body = Client::new(at);
     assert_eq!(body.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").status(), 408);
     assert!(body.has_ended());
+}
+
+/// The time of a request goes on while an endpoint is waited for: in the line of a pool, and while one is connected to.
+#[test]
+fn the_wait_for_an_endpoint_is_part_of_the_time() {
+    let origin = Origin::start();
+    let (nobody, _door, _full) = deaf();
+    let floodway = Floodway::start(&format!(
+        "listeners:\n  web:\n    bind: 127.0.0.1:0\n    http: {{ timeouts: {{ request: 300ms }} }}\n    routes:\n      - {{ match: {{ path: /silent/** }}, timeouts: {{ request: off }}, forward: full }}\n      - {{ match: {{ path: /full }}, forward: full }}\n      - {{ forward: deaf }}\npools:\n  full: {{ endpoints: [\"{}\"], limits: {{ per_endpoint: 1, queue: 5 }}, timeouts: {{ queue: 60s }} }}\n  deaf: {{ endpoints: [\"{nobody}\"], timeouts: {{ connect: 60s }} }}\n",
+        origin.address()
+    ));
+    let at = floodway.address("web");
+    let mut holds = Client::new(at);
+    holds.send("GET /silent/20 HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait_until(|| "the endpoint to be asked".into(), SOON, || origin.asked().len() == 1);
+    for path in ["/full", "/deaf"] {
+        let mut client = Client::new(at);
+        assert_eq!(client.get(path).status(), 504, "{path}");
+        let record = wait_for("a record of it", SOON, || floodway.sessions().into_iter().find(|r| r["path"] == path));
+        assert!(record["error"].as_str().unwrap().contains("`request`"), "{record}");
+        // The connection serves on, and nothing of the first wait is left.
+        assert_eq!(client.get(path).status(), 504, "{path} again");
+    }
+    assert_eq!(floodway.metric("pool_queue_length", &["pool=\"full\""]), 0.0);
 }
 
 #[test]

@@ -6,14 +6,15 @@ use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
 use floodway_flow::{Direction, Reason};
-use floodway_runtime::{Turn, Upstream};
+use floodway_runtime::{Pool, Turn, Upstream};
 
+use super::downstream::{ToTell, write_response};
 use super::pace::{Pace, Waits};
 use super::upstream::write_request;
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
 use crate::connection::{After, take_head};
-use crate::fields::{dropped_trailers, is_own_of_response, write, write_filled, write_length};
+use crate::fields::{dropped_trailers, is_own_of_response, write};
 use crate::h1::body::Framing;
 use crate::h1::head::{Fault, FirstLine, Head, Scanner};
 use crate::pipe::{Coding, Pipe, Step};
@@ -27,6 +28,9 @@ const STEPS_A_TURN: u32 = 32;
 const BYTES_A_TURN: u64 = 256 * 1024;
 /// Bytes of the next requests that are read while this one is served.
 const MOST_AHEAD: usize = 4096;
+
+/// Why a request is ended that its time is over for.
+const TOO_LONG: &str = "it took longer than `request` allows";
 
 /// What a relay came to.
 enum Ended {
@@ -52,14 +56,18 @@ pub(super) async fn forward(
 ) -> After {
     let mut anew = false;
     loop {
-        let head = match write_request(x, turn, scene) {
+        let keeps = turn.pool().is_none_or(Pool::keeps_connections);
+        let head = match write_request(&x.told(scene), keeps, &x.filled(turn, scene)) {
             Ok(head) => head,
             Err(fault) => {
-                outcome.error = Some(format!("the path that `rewrite` makes: {fault}"));
+                outcome.error = Some(fault.to_string());
                 return x.refuse(turn, scene.http, 400, outcome).await;
             }
         };
-        let dialled = turn.dial(x.wire, anew).await;
+        let dialled = match left(x, turn, scene) {
+            None => turn.dial(x.wire, anew).await,
+            Some(left) => tokio::time::timeout(left, turn.dial(x.wire, anew)).await.unwrap_or(Err(Reason::Lifetime)),
+        };
         outcome.attempts = turn.tries();
         let now = turn.visit().now();
         x.phases.connect = Some(now.saturating_sub(x.began));
@@ -67,7 +75,8 @@ pub(super) async fn forward(
             Ok(upstream) => upstream,
             Err(reason) => {
                 outcome.reason = Some(reason);
-                outcome.error = Some(turn.said_error().map_or_else(|| reason.as_str().to_owned(), String::from));
+                let said = turn.said_error().filter(|_| reason != Reason::Lifetime);
+                outcome.error = Some(said.map_or_else(|| why(reason).to_owned(), String::from));
                 return x.refuse(turn, scene.http, status_of(reason), outcome).await;
             }
         };
@@ -93,9 +102,19 @@ enum Next {
     Instead(u16),
 }
 
+/// How long the request may still take, where that is limited.
+fn left(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>) -> Option<Duration> {
+    Some((x.began + scene.most_time()?).saturating_sub(turn.visit().now()))
+}
+
+fn why(reason: Reason) -> &'static str {
+    if reason == Reason::Lifetime { TOO_LONG } else { reason.as_str() }
+}
+
 fn status_of(reason: Reason) -> u16 {
     match reason {
         Reason::ConnectFailed => 502,
+        Reason::Lifetime => 504,
         _ => 503,
     }
 }
@@ -367,7 +386,12 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let whole = self.request_is_over && !self.endpoint_takes_no_more;
         self.stays = self.x.request.head.keeps_alive() && visit.may_stay() && whole && (has_end || is_1_1);
         let coding = if has_end || !is_1_1 { Coding::Plain } else { Coding::Chunked };
-        let out = self.write_head(&head, bytes, (status, framing));
+        let rewrite = &self.scene.rule.rewrite;
+        let changed = rewrite.status.iter().find(|(from, _)| *from == status).map(|(_, to)| *to);
+        self.status = changed.unwrap_or(status);
+        let connection = self.x.connection_field(self.stays);
+        let answer = ToTell { head: &head, bytes, status: changed, framing, connection, cookie: self.cookie };
+        let out = write_response(&self.x.told(self.scene), &answer, &self.x.filled(self.turn, self.scene));
         let mut response = Pipe::new(out, framing, coding);
         if coding == Coding::Chunked {
             response.drops = dropped_trailers(&self.scene.rule.rewrite.response_headers, None, &head, bytes);
@@ -379,48 +403,6 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
     /// Whether an interim response has a meaning here.
     fn ahead_of_nothing(&self, status: u16) -> bool {
         status != 100 || self.x.request.head.says.expects_continue || self.x.request.framing != Framing::None
-    }
-
-    /// The head of the response as the client is told it.
-    fn write_head(&mut self, head: &Head, bytes: &[u8], (status, framing): (u16, Framing)) -> Vec<u8> {
-        let rewrite = &self.scene.rule.rewrite;
-        let edits = &rewrite.response_headers;
-        let mut out = Vec::with_capacity(bytes.len() + 128);
-        let changed = rewrite.status.iter().find(|(from, _)| *from == status).map(|(_, to)| *to);
-        self.status = changed.unwrap_or(status);
-        let FirstLine::Response(_, reason) = head.first else { return out };
-        write_status(&mut out, self.status, changed.is_none().then(|| reason.of(bytes)));
-        for (name, value) in head.each(bytes) {
-            if !is_own_of_response(name) && !head.nominates(bytes, name) && !edits.drops_field(name) {
-                write(&mut out, name, value);
-            }
-        }
-        if !edits.is_empty() {
-            let values = self.x.filled(self.turn, self.scene);
-            for (name, value) in edits.comes() {
-                write_filled(&mut out, name, value, &values);
-            }
-        }
-        if let Some(cookie) = self.cookie {
-            write(&mut out, b"Set-Cookie", cookie.as_bytes());
-        }
-        let length = match framing {
-            Framing::Length(length) => Some(length),
-            Framing::None if status != 204 => head.length(),
-            _ => None,
-        };
-        match length {
-            Some(length) => write_length(&mut out, length),
-            None if matches!(framing, Framing::Chunked | Framing::UntilClose) && self.x.request.head.is_1_1 => {
-                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-            }
-            None => {}
-        }
-        if let Some(connection) = self.x.connection_field(self.stays) {
-            write(&mut out, b"Connection", connection.as_bytes());
-        }
-        out.extend_from_slice(b"\r\n");
-        out
     }
 
     /// Ends what has waited too long; else says until when it may.
@@ -435,7 +417,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 due = Some((at, late));
             }
         };
-        until(x.began, scene.rule.request.unwrap_or(times.request), Late::Request);
+        until(x.began, scene.most_time(), Late::Request);
         match &self.response {
             None if self.request_is_over => {
                 until(self.asked, scene.rule.response.unwrap_or(times.response), Late::Response);
@@ -466,7 +448,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 self.turn.endpoint_late();
                 self.instead(504, "the endpoint did not answer in time", Reason::IdleTimeout)
             }
-            Late::Request => self.instead(504, "it took longer than `request` allows", Reason::Lifetime),
+            Late::Request => self.instead(504, TOO_LONG, Reason::Lifetime),
             Late::Idle => self.instead(504, "nothing came for too long", Reason::IdleTimeout),
             Late::Pace => self.instead(408, "the client is slower than `min_rate`", Reason::IdleTimeout),
         }

@@ -1,23 +1,38 @@
 //! What endpoints are told: the head of a request, written anew.
 
+use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use floodway_policy::http::{TargetFault, canonical};
-use floodway_runtime::Turn;
+use floodway_policy::http::{TargetFault, Values, canonical, canonical_host};
 
-use super::{Exchange, Scene};
+use super::Told;
 use crate::fields::{Fate, of_request, write, write_filled, write_length};
 use crate::h1::body::Framing;
 use crate::h1::head::same_name;
 
-/// The head of the request as the endpoint is told it.
+/// What `rewrite` made that no head can bear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwritable {
+    Path(TargetFault),
+    Host,
+}
+
+impl fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(fault) => write!(f, "the path that `rewrite` makes: {fault}"),
+            Self::Host => f.write_str("the host that `rewrite` makes is none"),
+        }
+    }
+}
+
+/// The head of the request as the endpoint is told it; whether its connection is to serve on (`keeps`) is in it.
 ///
 /// # Errors
-/// The path that it is to have is none.
-pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>) -> Result<Vec<u8>, TargetFault> {
-    let (request, rewrite) = (&x.request, &scene.rule.rewrite);
-    let values = x.filled(turn, scene);
+/// The path or the host that it is to have is none.
+pub(super) fn write_request(told: &Told<'_>, keeps: bool, values: &dyn Values) -> Result<Vec<u8>, Unwritable> {
+    let (request, rewrite) = (told.request, &told.rule.rewrite);
     let mut out = Vec::with_capacity(request.bytes.len() + 256);
     out.extend_from_slice(request.method().as_bytes());
     out.push(b' ');
@@ -25,9 +40,9 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
         None => out.extend_from_slice(request.path().as_bytes()),
         Some(path) => {
             let (mut new, mut room) = (Vec::new(), Vec::new());
-            path.write(request.path(), &values, &mut new);
+            path.write(request.path(), values, &mut new);
             // A `?` that came into it begins no query.
-            let target = canonical(&new, scene.http.paths, &mut room)?;
+            let target = canonical(&new, told.http.paths, &mut room).map_err(Unwritable::Path)?;
             out.extend_from_slice(target.path.as_bytes());
         }
     }
@@ -38,24 +53,29 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
             out.extend_from_slice(query.as_bytes());
             true
         }),
-        false => rewrite.query.write_query(request.query(), &values, &mut out),
+        false => rewrite.query.write_query(request.query(), values, &mut out),
     };
     if !has_query {
         out.truncate(before);
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match &rewrite.host {
-        Some(host) => host.write_field(&values, &mut out),
+        Some(host) => {
+            let before = out.len();
+            host.write_field(values, &mut out);
+            // What a client has a part in may be anything.
+            canonical_host(&out[before..], &mut Vec::new()).ok_or(Unwritable::Host)?;
+        }
         None => {
             out.extend_from_slice(request.host().as_bytes());
             out.extend_from_slice(request.port().as_bytes());
         }
     }
     out.extend_from_slice(b"\r\n");
-    write_fields(x, scene, &mut out);
-    tell_of_client(x, scene, &mut out);
+    write_fields(told, &mut out);
+    tell_of_client(told, &mut out);
     for (name, value) in rewrite.request_headers.comes() {
-        write_filled(&mut out, name, value, &values);
+        write_filled(&mut out, name, value, values);
     }
     match request.framing {
         // What has none by its method says so only if the client did.
@@ -64,7 +84,7 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
         Framing::Length(length) => write_length(&mut out, length),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    if turn.pool().is_some_and(|pool| !pool.keeps_connections()) {
+    if !keeps {
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -72,15 +92,15 @@ pub(super) fn write_request(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>
 }
 
 /// The client's fields, as far as they pass.
-fn write_fields(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
-    let (request, edits) = (&x.request, &scene.rule.rewrite.request_headers);
-    let own_id = scene.http.request_id.as_deref().unwrap_or_default();
+fn write_fields(told: &Told<'_>, out: &mut Vec<u8>) {
+    let (request, edits) = (told.request, &told.rule.rewrite.request_headers);
+    let own_id = told.http.request_id.as_deref().unwrap_or_default();
     for (name, value) in request.head.each(&request.bytes) {
         let is_theirs = match of_request(name) {
             Fate::IsOwn => false,
             // What a trusted proxy says is passed on, but for what we add to.
             // A name with `_` is no proxy's, but an endpoint may take it for one.
-            Fate::Tells => x.is_trusted && !name.contains(&b'_') && !is_added_to(name, scene),
+            Fate::Tells => told.is_trusted && !name.contains(&b'_') && !is_added_to(name, told),
             Fate::Passes => true,
         };
         let is_dropped = request.head.nominates(&request.bytes, name)
@@ -93,49 +113,48 @@ fn write_fields(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
 }
 
 /// Whether we write the field ourselves, with what is in it.
-fn is_added_to(name: &[u8], scene: &Scene<'_>) -> bool {
-    let http = scene.http;
+fn is_added_to(name: &[u8], told: &Told<'_>) -> bool {
+    let http = told.http;
     (http.tells_x_forwarded && name.eq_ignore_ascii_case(b"x-forwarded-for"))
         || (http.tells_forwarded && name.eq_ignore_ascii_case(b"forwarded"))
 }
 
 /// Tells of the client: by X-Forwarded-*, by Forwarded (RFC 7239), and by the id of the request.
-fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
-    let (request, http) = (&x.request, scene.http);
-    let peer = scene.peer;
-    let scheme: &[u8] = if x.wire.is_tls() { b"https" } else { b"http" };
-    let told = |name: &str| if x.is_trusted { request.value(name) } else { None };
+fn tell_of_client(told: &Told<'_>, out: &mut Vec<u8>) {
+    let Told { request, http, peer, .. } = *told;
+    let scheme: &[u8] = if told.is_tls { b"https" } else { b"http" };
+    let told_before = |name: &str| if told.is_trusted { request.value(name) } else { None };
     // What is edited is the route's to say.
-    let says = |name: &str| !scene.rule.rewrite.request_headers.drops_field(name.as_bytes());
+    let says = |name: &str| !told.rule.rewrite.request_headers.drops_field(name.as_bytes());
     if http.tells_x_forwarded && says("x-forwarded-for") {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        let mut told_before = false;
-        if x.is_trusted {
+        let mut is_first = true;
+        if told.is_trusted {
             let lines = request.head.each(&request.bytes);
             for (_, value) in lines.filter(|(name, _)| name.eq_ignore_ascii_case(b"x-forwarded-for")) {
-                if told_before {
+                if !is_first {
                     out.extend_from_slice(b", ");
                 }
                 out.extend_from_slice(value);
-                told_before = true;
+                is_first = false;
             }
         }
-        if told_before && peer.is_some() {
+        if !is_first && peer.is_some() {
             out.extend_from_slice(b", ");
         }
         // Writing to memory cannot fail.
         let _ = match peer {
             Some(ip) => write!(out, "{ip}"),
-            None if told_before => Ok(()),
+            None if !is_first => Ok(()),
             None => write!(out, "unknown"),
         };
         out.extend_from_slice(b"\r\n");
     }
     if http.tells_x_forwarded {
-        if told("x-forwarded-proto").is_none() && says("x-forwarded-proto") {
+        if told_before("x-forwarded-proto").is_none() && says("x-forwarded-proto") {
             write(out, b"X-Forwarded-Proto", scheme);
         }
-        if told("x-forwarded-host").is_none() && says("x-forwarded-host") {
+        if told_before("x-forwarded-host").is_none() && says("x-forwarded-host") {
             out.extend_from_slice(b"X-Forwarded-Host: ");
             out.extend_from_slice(request.host().as_bytes());
             out.extend_from_slice(request.port().as_bytes());
@@ -144,7 +163,7 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
     }
     if http.tells_forwarded && says("forwarded") {
         out.extend_from_slice(b"Forwarded: ");
-        if x.is_trusted {
+        if told.is_trusted {
             let lines = request.head.each(&request.bytes);
             for (_, value) in lines.filter(|(name, _)| name.eq_ignore_ascii_case(b"forwarded")) {
                 out.extend_from_slice(value);
@@ -161,6 +180,6 @@ fn tell_of_client(x: &Exchange<'_>, scene: &Scene<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
     }
     if let Some(name) = http.request_id.as_ref().filter(|name| says(name)) {
-        write(out, name.as_bytes(), x.id.as_bytes());
+        write(out, name.as_bytes(), told.id.as_bytes());
     }
 }
