@@ -3,19 +3,17 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
 use rcgen::PKCS_ECDSA_P256_SHA256;
-use tempfile::TempDir;
 
 use crate::certificate::Certificate;
-use crate::measure::{Pair, Sample, cpu, paired};
+use crate::measure::{Pair, Sample, paired};
 use crate::proxies::Proxy;
 use crate::report::{Report, verdict};
 use crate::rounds::Rounds;
+use crate::web::{Origin, Wrk, nginx_head};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct HttpArgs {
@@ -42,6 +40,13 @@ enum Setup {
 
 const SMALL: &str = "13 bytes, kept";
 
+impl Case {
+    fn ask(&self, proxy: &Proxy, length: Duration) -> anyhow::Result<Sample> {
+        let is_tls = self.setup == Setup::Tls;
+        Wrk { connections: CLIENTS, path: self.path, is_tls, keeps: self.keeps }.ask(proxy, length)
+    }
+}
+
 static CASES: [Case; 5] = [
     Case { name: SMALL, path: "/", setup: Setup::Plain, keeps: true, lines: [Some(1.05), Some(0.9), Some(1.2)] },
     Case { name: "64 KiB, kept", path: "/64k", setup: Setup::Plain, keeps: true, lines: [Some(1.0), None, Some(1.2)] },
@@ -50,33 +55,11 @@ static CASES: [Case; 5] = [
     Case { name: "13 bytes, in TLS", path: "/", setup: Setup::Tls, keeps: true, lines: [None; 3] },
 ];
 
-const PROXIES: [&str; 3] = ["floodway", "haproxy", "nginx"];
+pub(crate) const PROXIES: [&str; 3] = ["floodway", "haproxy", "nginx"];
 const ROUTES: usize = 1000;
 /// Floodway's CPU with so many routes, over that with one.
 const ROUTES_LINE: f64 = 1.05;
-const CLIENTS: &str = "64";
-
-/// The server behind the proxies.
-struct Origin {
-    _proxy: Proxy,
-    address: SocketAddr,
-    _folder: TempDir,
-}
-
-impl Origin {
-    fn start(peers: &[std::path::PathBuf]) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("64k"), vec![b'x'; 65_536])?;
-        let root = folder.path().display().to_string();
-        let proxy = Proxy::start_web("nginx", peers, |own, address| {
-            format!(
-                "{}worker_processes 2;\nevents {{ worker_connections 8000; }}\nhttp {{ access_log off; keepalive_requests 1000000000; open_file_cache max=10; sendfile on; tcp_nopush on;\nserver {{ listen {address} reuseport backlog=4096; root {root}; location = /64k {{ }} location / {{ return 200 \"hello, world\\n\"; }} }} }}\n",
-                nginx_head(own)
-            )
-        })?;
-        Ok(Self { address: proxy.front, _proxy: proxy, _folder: folder })
-    }
-}
+const CLIENTS: u32 = 64;
 
 pub(crate) fn run(args: &HttpArgs) -> anyhow::Result<()> {
     let (rounds, length) = (args.rounds.count(), args.rounds.length());
@@ -94,7 +77,7 @@ pub(crate) fn run(args: &HttpArgs) -> anyhow::Result<()> {
         for round in 0..rounds {
             // Another one begins each time.
             for i in (0..proxies.len()).map(|i| (i + round) % proxies.len()) {
-                let sample = ask(&proxies[i], case, length)?;
+                let sample = case.ask(&proxies[i], length)?;
                 eprintln!("round {}/{rounds}  {:<24} {:<10} {sample}", round + 1, case.name, proxies[i].name);
                 report.add(case.name, "request", &proxies[i], sample);
             }
@@ -120,46 +103,11 @@ fn routes(args: &HttpArgs, origin: SocketAddr, rounds: usize, length: Duration) 
     };
     let proxies = [start("")?, start(&many)?];
     let case = Case { name: SMALL, path: "/service-777/x", setup: Setup::Plain, keeps: true, lines: [None; 3] };
-    let Pair { without, with, ratio } = paired(rounds, "1,000 routes", |i| ask(&proxies[i], &case, length))?;
+    let Pair { without, with, ratio } = paired(rounds, "1,000 routes", |i| case.ask(&proxies[i], length))?;
     Ok(format!(
         "| CPU, {ROUTES} routes over one: {with:.2} µs a request, {without:.2} with one | ≤ {ROUTES_LINE:.2} | {ratio:.3} | {} |\n",
         verdict(ratio <= ROUTES_LINE)
     ))
-}
-
-/// Has wrk ask through `proxy`.
-fn ask(proxy: &Proxy, case: &Case, length: Duration) -> anyhow::Result<Sample> {
-    let folder = tempfile::tempdir()?;
-    let script = folder.path().join("report.lua");
-    // A thousand quantiles, so that the far end is there.
-    std::fs::write(
-        &script,
-        "done = function(summary, latency)\n  local e = summary.errors\n  print('TOLD', summary.requests, summary.duration, e.connect + e.read + e.write + e.timeout + e.status)\n  for i = 0, 999 do print('Q', latency:percentile(i == 0 and 0.001 or i / 10)) end\nend\n",
-    )?;
-    let scheme = if case.setup == Setup::Tls { "https" } else { "http" };
-    let seconds = length.as_secs().max(1).to_string();
-    let mut command = Command::new("wrk");
-    command.args(["-t", "1", "-c", CLIENTS, "-d", &seconds, "-s"]).arg(&script);
-    if !case.keeps {
-        command.args(["-H", "Connection: close"]);
-    }
-    let before = cpu(proxy.pid());
-    let output = command.arg(format!("{scheme}://{}{}", proxy.front, case.path)).output().context("wrk")?;
-    let cpu = cpu(proxy.pid()).saturating_sub(before);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let told = text.lines().find_map(|line| line.strip_prefix("TOLD")).context("wrk told nothing")?;
-    let told: Vec<f64> = told.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    let [requests, micros, errors] = told[..] else { bail!("wrk told {told:?}") };
-    ensure!(requests > 0.0, "{}: no request went through {}", case.name, proxy.name);
-    let latencies = text.lines().filter_map(|line| line.strip_prefix("Q")?.trim().parse::<f64>().ok());
-    Ok(Sample {
-        operations: requests,
-        seconds: micros / 1e6,
-        cpu,
-        latencies: latencies.map(|us| us as u32).collect(),
-        session_bytes: None,
-        failures: errors as u64,
-    })
 }
 
 /// What must hold, and whether it does.
@@ -182,6 +130,12 @@ fn lines(report: &Report) -> String {
     }
     let _ = writeln!(out, "| failures | 0 | {0} | {1} |", report.failures(), verdict(report.failures() == 0));
     out
+}
+
+/// The proxy `name` in front of `origin`, as it is set up where nothing special is asked of it.
+pub(crate) fn start_plain(name: &str, peers: &[PathBuf], origin: SocketAddr) -> anyhow::Result<Proxy> {
+    let certificate = Certificate::make(&PKCS_ECDSA_P256_SHA256)?;
+    Proxy::start_web(name, peers, |own, front| config(name, Setup::Plain, own, front, origin, &certificate))
 }
 
 fn config(
@@ -236,8 +190,4 @@ fn floodway(front: SocketAddr, origin: SocketAddr, tls: &str, log: &str, routes:
     format!(
         "listeners:\n  l: {{ bind: \"{front}\", http: {{}}{tls}, routes: [{routes}{{ forward: p }}] }}\npools:\n  p: {{ endpoints: [\"{origin}\"] }}\nruntime: {{ workers: 2, drain_timeout: 0s }}\nlog: {{ level: error, sessions: {{ end: off }}, requests: {log} }}\n"
     )
-}
-
-fn nginx_head(own: &Path) -> String {
-    format!("daemon off;\nuser root;\npid {0}/pid;\nerror_log {0}/error.log crit;\n", own.display())
 }

@@ -18,8 +18,10 @@ mod report;
 mod rounds;
 mod server;
 mod simulate;
+mod slow;
 mod tls;
 mod udp;
+mod web;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -47,6 +49,8 @@ enum Command {
     Udp(udp::UdpArgs),
     /// HTTP/1.1: what a request costs, with wrk and an nginx behind
     Http(http::HttpArgs),
+    /// Slow clients of slowhttptest beside good ones
+    Slow(slow::SlowArgs),
     /// Reloads under new connections and long streams
     Reload(reload::ReloadArgs),
     /// A large configuration: time to check, to reload, and what traffic notices of it
@@ -79,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tls(args) => tls::run(&args),
         Command::Udp(args) => udp::run(&args),
         Command::Http(args) => http::run(&args),
+        Command::Slow(args) => slow::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Simulate(args) => simulate::run(&args),
