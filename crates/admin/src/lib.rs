@@ -5,6 +5,7 @@
 
 mod api;
 mod http;
+mod lines;
 mod log;
 mod metrics;
 mod requests;

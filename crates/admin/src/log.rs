@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use floodway_config::{Format, Level, Log, Output, SessionLog as Spec};
@@ -20,10 +21,13 @@ use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt;
 
+use crate::lines::Lines;
 use crate::requests::RequestWriter;
 
 /// Lines that may wait for a slow reader; at some 400 bytes each that is 6 MiB.
 const MOST_LINES: usize = 16_384;
+/// Pieces of 8 KiB with lines of requests that may wait; 16 MiB.
+const MOST_PIECES: usize = 2048;
 
 /// Why a log could not be opened.
 #[derive(Debug, Error)]
@@ -35,7 +39,8 @@ pub struct LogError {
 
 /// The logs of the process. Dropping it waits a moment for what is still to be written.
 pub struct Logs {
-    dropped: Vec<ErrorCounter>,
+    process: ErrorCounter,
+    lines: Vec<Arc<Lines>>,
     _guards: Vec<WorkerGuard>,
 }
 
@@ -45,21 +50,26 @@ impl Logs {
     /// # Errors
     /// If a file cannot be opened.
     pub fn open(spec: &Log) -> Result<(Self, SessionWriter), LogError> {
-        let (process, process_guard) = channel(&spec.to, "log")?;
-        let (sessions, sessions_guard) = channel(&spec.sessions.to, "session-log")?;
+        // One thread a file, so that lines stay whole.
+        let is_shared = spec.requests.as_ref().is_some_and(|requests| requests.to == spec.sessions.to);
+        let (process, process_guard) = channel(&spec.to, "log", MOST_LINES)?;
+        let (sessions, sessions_guard) =
+            channel(&spec.sessions.to, "session-log", if is_shared { MOST_PIECES } else { MOST_LINES })?;
+        let (process_counter, sessions) = (process.error_counter(), Arc::new(Lines::new(sessions)));
         let mut logs = Self {
-            dropped: vec![process.error_counter(), sessions.error_counter()],
+            process: process_counter,
+            lines: vec![Arc::clone(&sessions)],
             _guards: vec![process_guard, sessions_guard],
         };
         let requests = match &spec.requests {
             None => None,
-            // One thread a file, so that lines stay whole.
-            Some(requests) if requests.to == spec.sessions.to => Some(RequestWriter::new(sessions.clone(), requests)),
+            Some(requests) if is_shared => Some(RequestWriter::new(Arc::clone(&sessions), requests)),
             Some(requests) => {
-                let (out, guard) = channel(&requests.to, "request-log")?;
-                logs.dropped.push(out.error_counter());
+                let (out, guard) = channel(&requests.to, "request-log", MOST_PIECES)?;
+                let lines = Arc::new(Lines::new(out));
+                logs.lines.push(Arc::clone(&lines));
                 logs._guards.push(guard);
-                Some(RequestWriter::new(out, requests))
+                Some(RequestWriter::new(lines, requests))
             }
         };
         let level = match spec.level {
@@ -78,14 +88,14 @@ impl Logs {
         Ok((logs, SessionWriter { out: sessions, format: spec.format, spec: spec.sessions.clone(), requests }))
     }
 
-    /// Lines that were dropped, of both logs.
+    /// Lines that were dropped, of all logs.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.iter().map(|c| c.dropped_lines() as u64).sum()
+        self.process.dropped_lines() as u64 + self.lines.iter().map(|lines| lines.dropped()).sum::<u64>()
     }
 }
 
-fn channel(to: &Output, thread: &str) -> Result<(NonBlocking, WorkerGuard), LogError> {
+fn channel(to: &Output, thread: &str, most: usize) -> Result<(NonBlocking, WorkerGuard), LogError> {
     let named =
         |path: &str, opened: std::io::Result<File>| opened.map_err(|error| LogError { path: path.into(), error });
     // A file of our own, so that a line is not flushed by itself: the writing thread flushes when no more lines wait.
@@ -94,13 +104,13 @@ fn channel(to: &Output, thread: &str) -> Result<(NonBlocking, WorkerGuard), LogE
         Output::Stderr => named("stderr", std::io::stderr().as_fd().try_clone_to_owned().map(File::from))?,
         Output::File(path) => named(&path.to_string_lossy(), OpenOptions::new().create(true).append(true).open(path))?,
     };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_LINES).lossy(true).thread_name(thread);
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(most).lossy(true).thread_name(thread);
     Ok(builder.finish(BufWriter::new(file)))
 }
 
 /// Writes the log of sessions, and that of requests.
 pub struct SessionWriter {
-    out: NonBlocking,
+    out: Arc<Lines>,
     format: Format,
     spec: Spec,
     requests: Option<RequestWriter>,
@@ -115,13 +125,18 @@ impl SessionLog for SessionWriter {
             Format::Json => json(record, &self.spec),
             Format::Text => text(record, &self.spec),
         };
-        // It never blocks; what does not fit is counted.
-        let _ = self.out.clone().write_all(line.as_bytes());
+        self.out.hand_over(line.as_bytes(), 1);
     }
 
     fn request(&self, record: &RequestRecord<'_>) {
         if let Some(requests) = &self.requests {
             requests.write(record);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(requests) = &self.requests {
+            requests.flush();
         }
     }
 

@@ -3,25 +3,34 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use floodway_config::{RequestFormat, RequestLog};
 use floodway_runtime::RequestRecord;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tracing_appender::non_blocking::NonBlocking;
+
+use crate::lines::Lines;
+
+/// Bytes of lines that a thread gathers before it hands them over: each time costs more than a line does.
+const PIECE: usize = 8 * 1024;
+
+thread_local! {
+    /// Lines of this thread, and how many they are.
+    static GATHERED: RefCell<(String, u64)> = const { RefCell::new((String::new(), 0)) };
+}
 
 /// Writes the log of requests.
 pub(crate) struct RequestWriter {
-    out: NonBlocking,
+    out: Arc<Lines>,
     spec: RequestLog,
     /// The fields that are added to each record, as they end a line.
     end: String,
 }
 
 impl RequestWriter {
-    pub(crate) fn new(out: NonBlocking, spec: &RequestLog) -> Self {
+    pub(crate) fn new(out: Arc<Lines>, spec: &RequestLog) -> Self {
         let mut end = String::new();
         for (name, value) in &spec.fields {
             text(&mut end, name, value.as_bytes());
@@ -34,21 +43,34 @@ impl RequestWriter {
         if record.session.sample() >= self.spec.sample {
             return;
         }
-        thread_local! {
-            static LINE: RefCell<String> = const { RefCell::new(String::new()) };
-        }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
+        GATHERED.with_borrow_mut(|(lines, count)| {
             match self.spec.format {
                 RequestFormat::Json => {
-                    json(line, record);
-                    line.push_str(&self.end);
+                    json(lines, record);
+                    lines.push_str(&self.end);
                 }
-                RequestFormat::Combined => combined(line, record),
+                RequestFormat::Combined => combined(lines, record),
             }
-            // It never blocks; what does not fit is counted.
-            let _ = self.out.clone().write_all(line.as_bytes());
+            *count += 1;
+            if lines.len() >= PIECE {
+                self.hand_over(lines, count);
+            }
         });
+    }
+
+    /// What this thread has gathered goes on.
+    pub(crate) fn flush(&self) {
+        GATHERED.with_borrow_mut(|(lines, count)| {
+            if *count > 0 {
+                self.hand_over(lines, count);
+            }
+        });
+    }
+
+    fn hand_over(&self, lines: &mut String, count: &mut u64) {
+        self.out.hand_over(lines.as_bytes(), *count);
+        lines.clear();
+        *count = 0;
     }
 }
 

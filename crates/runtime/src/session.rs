@@ -128,6 +128,9 @@ pub trait SessionLog: Send + Sync + 'static {
     /// Takes what became of one request.
     fn request(&self, _record: &RequestRecord<'_>) {}
 
+    /// Whatever was gathered on this worker goes on. Called a few times in each second, and at the worker's end.
+    fn flush(&self) {}
+
     /// How often live sessions are to be recorded.
     fn every(&self) -> Option<Duration> {
         None

@@ -259,6 +259,7 @@ async fn serve<H: Handler>(context: Rc<Context>, handler: H, mut mail: Unbounded
                     }
                 };
                 let _ = tokio::time::timeout(LAST_TURNS, all_ended).await;
+                context.shared.log.flush();
                 return;
             }
         }
@@ -273,6 +274,7 @@ async fn pacemaker(context: Rc<Context>) {
         }
         tokio::time::sleep(BEAT).await;
         context.sessions.beat(context.shared.now());
+        context.shared.log.flush();
         let is_ready = context.shared.is_ready();
         if beat.is_multiple_of(BEATS_A_LOOK) || !is_ready {
             context.kept.borrow_mut().tidy(&context);

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use floodway_tests::{Authority, Floodway, Kind, WebKind, WebServer, finished, free_port};
+use floodway_tests::{Authority, Floodway, Kind, WebKind, WebServer, finished, free_port, wait_for};
 
-use crate::front;
 use crate::peers::{Client, Origin};
+use crate::{SOON, front};
 
 #[test]
 fn wrk_hey_and_curl_ask_every_server() {
@@ -75,8 +75,8 @@ certificates: {{ a: {{ {} }} }}
         (told.field("x-forwarded-for"), told.field("x-forwarded-proto")),
         (Some("127.0.0.1, 127.0.0.1"), Some("http"))
     );
-    let inner = floodway.sessions().into_iter().filter(|r| r["listener"] == "inner").collect::<Vec<_>>();
-    assert!(inner.iter().any(|r| r["tls_version"] == "TLSv1.3"), "{inner:?}");
+    let inner = || floodway.sessions().into_iter().find(|r| r["listener"] == "inner");
+    assert_eq!(wait_for("a record of the inner one", SOON, inner)["tls_version"], "TLSv1.3");
     assert_eq!(origin.backend.accepted(), 1);
 }
 
