@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use tempfile::NamedTempFile;
 
 use crate::http::{PROXIES, start_plain};
 use crate::measure::{median, pss};
@@ -22,7 +23,7 @@ pub(crate) struct SlowArgs {
     /// Connections of the attack
     #[arg(long, default_value_t = 3000)]
     connections: usize,
-    /// Seconds that good clients of each instance are looked at
+    /// Seconds that good clients of each instance are looked at; the attack begins anew where too few are left of it
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Another HAProxy or nginx binary instead of the system's; its name says which
@@ -65,16 +66,23 @@ pub(crate) fn run(args: &SlowArgs) -> anyhow::Result<()> {
             let pair = [start_plain(name, &args.peer, origin.address)?, start_plain(name, &args.peer, origin.address)?];
             let before = (0..args.rounds).map(|_| good(&pair[0])).collect::<anyhow::Result<_>>()?;
             let fresh = pss(pair[0].pid());
-            let running = attack.on(pair[0].front, args)?;
+            let mut running = attack.on(pair[0].front, args)?;
             let bytes = (pss(pair[0].pid()) - fresh) / args.connections as f64;
             let mut p99s: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+            let mut is_available = true;
             for round in 0..args.rounds {
+                // Who is too slow for too long is sent away.
+                if running.connections() < args.connections * 2 / 3 {
+                    is_available &= running.end()?;
+                    running = attack.on(pair[0].front, args)?;
+                }
                 // The other one begins each time.
                 for i in [round % 2, 1 - round % 2] {
                     p99s[i].push(good(&pair[i])?);
                 }
             }
-            let is_available = if running.end()? { "yes" } else { "no" };
+            is_available &= running.end()?;
+            let is_available = if is_available { "yes" } else { "no" };
             let ratio = median(p99s[0].iter().zip(&p99s[1]).map(|(here, there)| here / there).collect());
             if name == "floodway" {
                 worst = worst.max(ratio);
@@ -104,36 +112,57 @@ fn good(proxy: &Proxy) -> anyhow::Result<f64> {
     sample.quantile(0.99).context("wrk told no latencies")
 }
 
-/// slowhttptest at work.
-struct Running(Child);
+/// slowhttptest at work. It is ended with this.
+struct Running {
+    child: Child,
+    said: NamedTempFile,
+}
 
 impl Attack {
-    /// Begins it; it has all of its connections then.
+    /// Begins it; it has nearly all of its connections then.
     fn on(&self, target: SocketAddr, args: &SlowArgs) -> anyhow::Result<Running> {
-        let (count, seconds) = (args.connections.to_string(), (2 * args.rounds + 8).to_string());
+        let (count, seconds) = (args.connections.to_string(), (2 * args.rounds + 60).to_string());
         let mut command = Command::new("chrt");
         // It gets what nobody else wants: an attacker has a machine of its own.
         command.args(["--idle", "0", "slowhttptest", "-c", &count, "-r", "500", "-l", &seconds, "-p", "5"]);
         command.args(self.words).args(["-u", &format!("http://{target}{}", self.path)]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("chrt and slowhttptest")?;
-        let sockets = format!("/proc/{}/fd", child.id());
+        let said = NamedTempFile::new()?;
+        let child = command.stdout(said.reopen()?).stderr(Stdio::null()).spawn().context("chrt and slowhttptest")?;
+        let running = Running { child, said };
         let begin = Instant::now();
-        while std::fs::read_dir(&sockets).map_or(0, Iterator::count) < args.connections * 9 / 10 {
+        while running.connections() < args.connections * 9 / 10 {
             ensure!(begin.elapsed() < Duration::from_secs(20), "slowhttptest has too few connections");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Running(child))
+        Ok(running)
     }
 }
 
 impl Running {
-    /// Waits for its end: whether it found the service available to the last.
-    fn end(self) -> anyhow::Result<bool> {
-        let said = self.0.wait_with_output()?.stdout;
-        // It tells every few seconds, in colours.
+    /// How many it has open.
+    fn connections(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
+    }
+
+    /// Ends it: whether it found the service available whenever it looked.
+    fn end(mut self) -> anyhow::Result<bool> {
+        // It tells of it when it is interrupted, and every few seconds; in colours.
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
+            nix::sys::signal::Signal::SIGINT,
+        );
+        self.child.wait()?;
+        let said = std::fs::read(self.said.path())?;
         let said = String::from_utf8_lossy(&said);
         let told: Vec<&str> = said.lines().filter(|line| line.contains("service available")).collect();
         ensure!(!told.is_empty(), "slowhttptest told nothing");
         Ok(told.iter().all(|line| line.contains("YES")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -24,10 +24,8 @@ use tracing_subscriber::fmt;
 use crate::lines::Lines;
 use crate::requests::RequestWriter;
 
-/// Lines that may wait for a slow reader; at some 400 bytes each that is 6 MiB.
-const MOST_LINES: usize = 16_384;
-/// Pieces of 8 KiB with lines of requests that may wait; 16 MiB.
-const MOST_PIECES: usize = 2048;
+/// Lines that may wait for a slow reader, or pieces with lines of requests: at some 400 bytes a line that is 6 MiB, and 32 MiB of pieces.
+const MOST_WAITING: usize = 16_384;
 
 /// Why a log could not be opened.
 #[derive(Debug, Error)]
@@ -52,9 +50,8 @@ impl Logs {
     pub fn open(spec: &Log) -> Result<(Self, SessionWriter), LogError> {
         // One thread a file, so that lines stay whole.
         let is_shared = spec.requests.as_ref().is_some_and(|requests| requests.to == spec.sessions.to);
-        let (process, process_guard) = channel(&spec.to, "log", MOST_LINES)?;
-        let (sessions, sessions_guard) =
-            channel(&spec.sessions.to, "session-log", if is_shared { MOST_PIECES } else { MOST_LINES })?;
+        let (process, process_guard) = channel(&spec.to, "log")?;
+        let (sessions, sessions_guard) = channel(&spec.sessions.to, "session-log")?;
         let (process_counter, sessions) = (process.error_counter(), Arc::new(Lines::new(sessions)));
         let mut logs = Self {
             process: process_counter,
@@ -65,7 +62,7 @@ impl Logs {
             None => None,
             Some(requests) if is_shared => Some(RequestWriter::new(Arc::clone(&sessions), requests)),
             Some(requests) => {
-                let (out, guard) = channel(&requests.to, "request-log", MOST_PIECES)?;
+                let (out, guard) = channel(&requests.to, "request-log")?;
                 let lines = Arc::new(Lines::new(out));
                 logs.lines.push(Arc::clone(&lines));
                 logs._guards.push(guard);
@@ -95,7 +92,7 @@ impl Logs {
     }
 }
 
-fn channel(to: &Output, thread: &str, most: usize) -> Result<(NonBlocking, WorkerGuard), LogError> {
+fn channel(to: &Output, thread: &str) -> Result<(NonBlocking, WorkerGuard), LogError> {
     let named =
         |path: &str, opened: std::io::Result<File>| opened.map_err(|error| LogError { path: path.into(), error });
     // A file of our own, so that a line is not flushed by itself: the writing thread flushes when no more lines wait.
@@ -104,7 +101,7 @@ fn channel(to: &Output, thread: &str, most: usize) -> Result<(NonBlocking, Worke
         Output::Stderr => named("stderr", std::io::stderr().as_fd().try_clone_to_owned().map(File::from))?,
         Output::File(path) => named(&path.to_string_lossy(), OpenOptions::new().create(true).append(true).open(path))?,
     };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(most).lossy(true).thread_name(thread);
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_WAITING).lossy(true).thread_name(thread);
     Ok(builder.finish(BufWriter::new(file)))
 }
 

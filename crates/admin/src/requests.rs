@@ -14,7 +14,7 @@ use time::macros::format_description;
 use crate::lines::Lines;
 
 /// Bytes of lines that a thread gathers before it hands them over: each time costs more than a line does.
-const PIECE: usize = 8 * 1024;
+const PIECE: usize = 2 * 1024;
 
 thread_local! {
     /// Lines of this thread, and how many they are.

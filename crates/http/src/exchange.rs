@@ -313,8 +313,8 @@ pub(crate) async fn refuse(turn: &Turn<'_>, wire: &mut Wire, status: u16, why: &
     let mut out = Vec::new();
     let pages = turn.listener().http().map(|http| http.error_pages.as_slice()).unwrap_or_default();
     write_error(&mut out, status, pages, &id, false, Some("close"));
-    let sent = send_all(turn, wire, &out).await;
     visit.refused();
+    let sent = send_all(turn, wire, &out).await;
     let duration = visit.now().saturating_sub(began);
     turn.tell(&RequestRecord {
         session: turn.id(),

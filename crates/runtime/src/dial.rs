@@ -26,7 +26,7 @@ use crate::worker::Context;
 ///
 /// # Errors
 /// The reason to end the session with: nobody could be connected to, nobody is fit, everybody is full (and
-/// stayed full as long as it may wait), or it was told to end.
+/// stayed full as long as it may wait), its time to be connected is over, or it was told to end.
 pub(crate) async fn dial(of: &mut Registered, client: &Socket) -> Result<(End, Lease), Reason> {
     dial_or(of, client, |_, _| None).await
 }
@@ -74,6 +74,9 @@ pub(crate) async fn dial_or(
                 tried.add(lease.index());
                 drop(lease);
                 of.session.pool().queue.call();
+                if of.session.is_too_late(of.context.shared.now()) {
+                    return Err(Reason::Lifetime);
+                }
                 if of.session.tries() > of.session.pool().config.retries {
                     return Err(Reason::ConnectFailed);
                 }
@@ -259,7 +262,7 @@ async fn open(of: &Registered, index: usize, connecting: io::Result<Connecting>)
         Err(error) => return Ok(Err(error)),
     };
     let begin = of.context.shared.now();
-    of.session.wake_at(begin.checked_add(of.session.pool().config.connect_timeout));
+    of.session.wake_connecting_at(begin.checked_add(of.session.pool().config.connect_timeout));
     let connected = poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.poll_connected(cx) {
             return Poll::Ready(Ok(connected));

@@ -111,7 +111,7 @@ pub(crate) async fn wait(
     mut choose: impl FnMut(&mut Registered) -> Result<Lease, Reason>,
 ) -> Result<Lease, Reason> {
     let place = of.session.pool().queue.enter().ok_or(Reason::Limit)?;
-    of.session.wake_at(of.context.shared.now().checked_add(timeout));
+    of.session.wake_connecting_at(of.context.shared.now().checked_add(timeout));
     loop {
         if place.is_first() {
             match choose(of) {
@@ -125,8 +125,10 @@ pub(crate) async fn wait(
             if called.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if of.session.is_due(of.context.shared.now()) {
-                return Poll::Ready(Err(Reason::QueueTimeout));
+            let now = of.context.shared.now();
+            if of.session.is_due(now) {
+                let is_over = of.session.is_too_late(now);
+                return Poll::Ready(Err(if is_over { Reason::Lifetime } else { Reason::QueueTimeout }));
             }
             of.session.poll_aborted(cx.waker()).map(Err)
         });

@@ -196,6 +196,8 @@ pub(crate) struct Session {
     waker: Cell<Option<Waker>>,
     /// When its task is to be woken because of the time, in nanoseconds.
     due: Cell<u64>,
+    /// By when it must be connected, in nanoseconds.
+    until: Cell<u64>,
 }
 
 impl Session {
@@ -428,6 +430,21 @@ impl Session {
         self.due.set(time.map_or(NEVER, nanoseconds));
     }
 
+    /// It must be connected by `time`; `None` is whenever.
+    pub(crate) fn connect_by(&self, time: Option<Duration>) {
+        self.until.set(time.map_or(NEVER, nanoseconds));
+    }
+
+    /// As [`Session::wake_at`], while it is not connected: no later than it must be.
+    pub(crate) fn wake_connecting_at(&self, time: Option<Duration>) {
+        self.due.set(time.map_or(NEVER, nanoseconds).min(self.until.get()));
+    }
+
+    /// Whether it had to be connected by now.
+    pub(crate) fn is_too_late(&self, now: Duration) -> bool {
+        nanoseconds(now) >= self.until.get()
+    }
+
     /// Whether its time has come.
     pub(crate) fn is_due(&self, now: Duration) -> bool {
         nanoseconds(now) >= self.due.get()
@@ -570,6 +587,7 @@ impl Session {
             told: self.told.clone(),
             waker: Cell::new(self.waker.take()),
             due: self.due.clone(),
+            until: self.until.clone(),
         }
     }
 

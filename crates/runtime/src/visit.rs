@@ -307,11 +307,11 @@ impl Turn<'_> {
         self.of.session.poll_aborted(waker)
     }
 
-    /// Finds an endpoint, and a connection to it: one that was kept, unless `anew`.
+    /// Finds an endpoint, and a connection to it, by the time `until`: one that was kept, unless `anew`.
     ///
     /// # Errors
     /// The reason to end the session with.
-    pub async fn dial(&mut self, client: &Wire, anew: bool) -> Result<Upstream, Reason> {
+    pub async fn dial(&mut self, client: &Wire, anew: bool, until: Option<Duration>) -> Result<Upstream, Reason> {
         let mut again = None;
         let reuse = |of: &Registered, index: usize| {
             let pool = of.session.pool();
@@ -322,7 +322,10 @@ impl Turn<'_> {
             again = Some((served, born));
             Some(end)
         };
-        let (end, lease) = dial_or(&mut self.of, client.socket(), reuse).await?;
+        self.of.session.connect_by(until);
+        let dialled = dial_or(&mut self.of, client.socket(), reuse).await;
+        self.of.session.connect_by(None);
+        let (end, lease) = dialled?;
         let (served, born) = again.unwrap_or_else(|| (0, self.visit.now()));
         Ok(Upstream { wire: Wire(end), served, born, lease })
     }

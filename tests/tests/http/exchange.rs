@@ -331,6 +331,8 @@ fn the_wait_for_an_endpoint_is_part_of_the_time() {
         assert_eq!(client.get(path).status(), 504, "{path} again");
     }
     assert_eq!(floodway.metric("pool_queue_length", &["pool=\"full\""]), 0.0);
+    // An endpoint that lets everybody wait is known by that.
+    assert_eq!(floodway.metric("endpoint_failures_total", &["pool=\"deaf\"", "reason=\"timeout\""]), 2.0);
 }
 
 #[test]

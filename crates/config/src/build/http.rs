@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use floodway_policy::http::{
     Condition, Edits, HttpMatch, HttpRouter, PathPattern, PathRewrite, Rewrite, TargetRules, Template, ValuePattern,
+    canonical_host,
 };
 use floodway_policy::{Access, NamePattern};
 
@@ -185,6 +186,18 @@ impl Builder<'_> {
                 let message = "a response without a body cannot become one with it, nor the other way";
                 self.error(word.span, message, "204, 205 or 304", "take it out");
             }
+        }
+        // One with places is looked at when they are filled.
+        if let Some(host) = node.get("host")
+            && let Some(text) = host.text().filter(|text| !text.contains(['{', '}']))
+            && canonical_host(text.as_bytes(), &mut Vec::new()).is_none()
+        {
+            self.error(
+                host.span,
+                format!("`{text}` is no host"),
+                "host wanted",
+                "write it like `shop.internal` or `10.0.0.1:8080`",
+            );
         }
         let status = node.get("status").map(Node::entries).unwrap_or_default();
         let regex = node.get("regex").and_then(|r| {

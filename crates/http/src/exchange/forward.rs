@@ -64,10 +64,8 @@ pub(super) async fn forward(
                 return x.refuse(turn, scene.http, 400, outcome).await;
             }
         };
-        let dialled = match left(x, turn, scene) {
-            None => turn.dial(x.wire, anew).await,
-            Some(left) => tokio::time::timeout(left, turn.dial(x.wire, anew)).await.unwrap_or(Err(Reason::Lifetime)),
-        };
+        let until = scene.most_time().and_then(|time| x.began.checked_add(time));
+        let dialled = turn.dial(x.wire, anew, until).await;
         outcome.attempts = turn.tries();
         let now = turn.visit().now();
         x.phases.connect = Some(now.saturating_sub(x.began));
@@ -75,8 +73,12 @@ pub(super) async fn forward(
             Ok(upstream) => upstream,
             Err(reason) => {
                 outcome.reason = Some(reason);
-                let said = turn.said_error().filter(|_| reason != Reason::Lifetime);
-                outcome.error = Some(said.map_or_else(|| why(reason).to_owned(), String::from));
+                outcome.error = Some(match (reason, turn.said_error()) {
+                    (Reason::Lifetime, Some(said)) => format!("{TOO_LONG}: {said}"),
+                    (Reason::Lifetime, None) => TOO_LONG.to_owned(),
+                    (_, Some(said)) => said.into(),
+                    (reason, None) => reason.as_str().to_owned(),
+                });
                 return x.refuse(turn, scene.http, status_of(reason), outcome).await;
             }
         };
@@ -100,15 +102,6 @@ enum Next {
     After(After),
     Again,
     Instead(u16),
-}
-
-/// How long the request may still take, where that is limited.
-fn left(x: &Exchange<'_>, turn: &Turn<'_>, scene: &Scene<'_>) -> Option<Duration> {
-    Some((x.began + scene.most_time()?).saturating_sub(turn.visit().now()))
-}
-
-fn why(reason: Reason) -> &'static str {
-    if reason == Reason::Lifetime { TOO_LONG } else { reason.as_str() }
 }
 
 fn status_of(reason: Reason) -> u16 {

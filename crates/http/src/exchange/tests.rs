@@ -12,6 +12,7 @@ use proptest::sample::select;
 use super::Told;
 use super::downstream::{ToTell, write_response};
 use super::upstream::write_request;
+use crate::answer::reason;
 use crate::fields::is_own_of_response;
 use crate::h1::body::Framing;
 use crate::h1::head::{Head, Scanner, same_name};
@@ -151,6 +152,11 @@ fn count(fields: &[(String, Vec<u8>)], name: &str) -> usize {
     fields.iter().filter(|(own, _)| same_name(own.as_bytes(), name.as_bytes())).count()
 }
 
+fn head_line(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == b'\r').unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -185,6 +191,13 @@ proptest! {
             let is_sent = sent.iter().any(|(own, _)| own == name) && !edits.drops_field(name.as_bytes());
             let is_edited = edits.comes().any(|(own, _)| own == name);
             prop_assert!(is_sent || is_edited || ours.contains(&&*name.to_ascii_lowercase()), "{} of {:?}", name, fields);
+        }
+        // And nothing is lost.
+        for name in ["Accept", "User-Agent", "Cookie", "X-C"] {
+            let is_dropped = asked.head.nominates(&asked.bytes, name.as_bytes()) || edits.drops_field(name.as_bytes());
+            let comes = edits.comes().filter(|(own, _)| same_name(own.as_bytes(), name.as_bytes())).count();
+            let stay = if is_dropped { 0 } else { sent.iter().filter(|(own, _)| *own == name).count() };
+            prop_assert_eq!(count(&fields, name), stay + comes, "{} in {:?}", name, fields);
         }
         for (name, _) in edits.comes() {
             let times = edits.comes().filter(|(own, _)| *own == name).count();
@@ -226,6 +239,7 @@ proptest! {
         values in anything(),
         (request, response) in (edits(), edits()),
         status in select(vec![200_u16, 204, 206, 304, 404, 503]),
+        becomes in select(vec![None, Some(201_u16), Some(502)]),
         (is_head, is_1_1, stays) in any::<(bool, bool, bool)>(),
         cookie in select(vec![None, Some("pool=1; Path=/")]),
     ) {
@@ -236,10 +250,12 @@ proptest! {
         let asked = Request::read(line.into_bytes(), http).expect("it is a request");
         let bytes = head_of(&format!("HTTP/1.1 {status} Said"), &sent, framing);
         let Ok(head) = Head::response(&bytes, 1000) else { return Ok(()) };
+        // The configuration refuses others for these, which have no body.
+        let becomes = becomes.filter(|_| status != 204 && status != 304);
         let before = head.response_framing(is_head);
         let told = Told { request: &asked, http, rule, peer: None, is_tls: false, is_trusted: true, id: "id" };
         let connection = if stays { None } else { Some("close") };
-        let answer = ToTell { head: &head, bytes: &bytes, status: None, framing: before, connection, cookie };
+        let answer = ToTell { head: &head, bytes: &bytes, status: becomes, framing: before, connection, cookie };
         let out = write_response(&told, &answer, &values);
         let (after, fields) = parsed(&out, false);
         // An end that only a close shows is shown by chunks, to who knows them.
@@ -249,7 +265,16 @@ proptest! {
             before => before,
         };
         prop_assert_eq!(after.response_framing(is_head), expected, "{:?}", fields);
+        let own = head_line(&bytes);
+        prop_assert_eq!(head_line(&out), becomes.map_or(own, |code| format!("HTTP/1.1 {code} {}", reason(code))));
         let edits = &rule.rewrite.response_headers;
+        for name in ["Accept", "User-Agent", "Server", "X-C"] {
+            let is_dropped = head.nominates(&bytes, name.as_bytes()) || edits.drops_field(name.as_bytes());
+            let comes = edits.comes().filter(|(own, _)| same_name(own.as_bytes(), name.as_bytes())).count();
+            let stay = if is_dropped { 0 } else { sent.iter().filter(|(own, _)| *own == name).count() };
+            prop_assert_eq!(count(&fields, name), stay + comes, "{} in {:?}", name, fields);
+        }
+        prop_assert_eq!(count(&fields, "set-cookie"), usize::from(cookie.is_some()));
         for (name, _) in &fields {
             let is_sent = sent.iter().any(|(own, _)| own == name) && !edits.drops_field(name.as_bytes());
             let is_edited = edits.comes().any(|(own, _)| own == name);

@@ -42,7 +42,7 @@ pub(super) async fn agree(
     socket: Socket,
 ) -> Result<Result<End, (Failure, io::Error)>, Reason> {
     let session = &*of.session;
-    session.wake_at(of.context.shared.now().checked_add(session.pool().config.connect_timeout));
+    session.wake_connecting_at(of.context.shared.now().checked_add(session.pool().config.connect_timeout));
     let mut work = pin!(converse(of, index, socket));
     let agreed = poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {

@@ -215,6 +215,7 @@ impl Registered {
             told: Cell::new(Told::Nothing),
             waker: Cell::new(None),
             due: Cell::new(NEVER),
+            until: Cell::new(NEVER),
         });
         if sessions.is_empty() {
             sessions.first.notify_one();
