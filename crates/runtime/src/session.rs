@@ -196,8 +196,8 @@ pub(crate) struct Session {
     waker: Cell<Option<Waker>>,
     /// When its task is to be woken because of the time, in nanoseconds.
     due: Cell<u64>,
-    /// By when it must be connected, in nanoseconds.
-    until: Cell<u64>,
+    /// By when it must be connected, in milliseconds from when it was accepted; [`WHENEVER`] is never. Short, since there may be many.
+    until: Cell<u32>,
 }
 
 impl Session {
@@ -432,17 +432,27 @@ impl Session {
 
     /// It must be connected by `time`; `None` is whenever.
     pub(crate) fn connect_by(&self, time: Option<Duration>) {
-        self.until.set(time.map_or(NEVER, nanoseconds));
+        let from = Duration::from_nanos(self.accepted);
+        let milliseconds = |time: Duration| time.saturating_sub(from).as_nanos().div_ceil(1_000_000);
+        self.until.set(time.map_or(WHENEVER, |time| u32::try_from(milliseconds(time)).unwrap_or(WHENEVER)));
+    }
+
+    /// The same in nanoseconds on the process's clock.
+    fn until(&self) -> u64 {
+        match self.until.get() {
+            WHENEVER => NEVER,
+            milliseconds => self.accepted.saturating_add(u64::from(milliseconds) * 1_000_000),
+        }
     }
 
     /// As [`Session::wake_at`], while it is not connected: no later than it must be.
     pub(crate) fn wake_connecting_at(&self, time: Option<Duration>) {
-        self.due.set(time.map_or(NEVER, nanoseconds).min(self.until.get()));
+        self.due.set(time.map_or(NEVER, nanoseconds).min(self.until()));
     }
 
     /// Whether it had to be connected by now.
     pub(crate) fn is_too_late(&self, now: Duration) -> bool {
-        nanoseconds(now) >= self.until.get()
+        nanoseconds(now) >= self.until()
     }
 
     /// Whether its time has come.
@@ -629,6 +639,7 @@ impl Session {
 
 /// No time.
 const NEVER: u64 = u64::MAX;
+const WHENEVER: u32 = u32::MAX;
 
 /// A time on the process's clock, which runs out after five hundred years.
 fn nanoseconds(time: Duration) -> u64 {

@@ -12,7 +12,7 @@ use floodway_net::Peer;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Choice, Event, Facts, Kind, NEVER, Session, SessionId, SessionInfo, Told, nanoseconds, short};
+use super::{Choice, Event, Facts, Kind, NEVER, Session, SessionId, SessionInfo, Told, WHENEVER, nanoseconds, short};
 use crate::handler::Entry;
 use crate::known::Known;
 use crate::worker::{Context, View};
@@ -215,7 +215,7 @@ impl Registered {
             told: Cell::new(Told::Nothing),
             waker: Cell::new(None),
             due: Cell::new(NEVER),
-            until: Cell::new(NEVER),
+            until: Cell::new(WHENEVER),
         });
         if sessions.is_empty() {
             sessions.first.notify_one();
