@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::certificate::Certificate;
@@ -197,13 +198,15 @@ fn warm_up(front: SocketAddr) -> anyhow::Result<()> {
     Ok(stream.read_exact(&mut [0])?)
 }
 
+/// Sends `signal` to a process of ours; one that is gone does not mind.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal);
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         // nginx's master ends its workers when it is asked to, not when it is killed.
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
+        signal(&self.child, Signal::SIGTERM);
         let begin = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && begin.elapsed() < Duration::from_secs(3) {
             std::thread::sleep(Duration::from_millis(10));

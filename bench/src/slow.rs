@@ -10,11 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
 use crate::http::{PROXIES, start_plain};
 use crate::measure::{median, pss};
-use crate::proxies::Proxy;
+use crate::proxies::{Proxy, signal};
 use crate::report::verdict;
 use crate::web::{Origin, Wrk};
 
@@ -147,10 +148,7 @@ impl Running {
     /// Ends it: whether it found the service available whenever it looked.
     fn end(mut self) -> anyhow::Result<bool> {
         // It tells of it when it is interrupted, and every few seconds; in colours.
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
-            nix::sys::signal::Signal::SIGINT,
-        );
+        signal(&self.child, Signal::SIGINT);
         self.child.wait()?;
         let said = std::fs::read(self.said.path())?;
         let said = String::from_utf8_lossy(&said);

@@ -639,6 +639,7 @@ impl Session {
 
 /// No time.
 const NEVER: u64 = u64::MAX;
+/// No time either, where times are short.
 const WHENEVER: u32 = u32::MAX;
 
 /// A time on the process's clock, which runs out after five hundred years.
