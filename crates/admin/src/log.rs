@@ -125,6 +125,10 @@ impl SessionLog for SessionWriter {
         self.out.hand_over(line.as_bytes(), 1);
     }
 
+    fn wants_requests(&self) -> bool {
+        self.requests.is_some()
+    }
+
     fn request(&self, record: &RequestRecord<'_>) {
         if let Some(requests) = &self.requests {
             requests.write(record);

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,20 +32,32 @@ pub(crate) enum After {
     Linger,
 }
 
-/// Serves a client to its end.
-pub(crate) async fn serve(flow: Flow) {
+/// Serves a client to its end. Written for a small future, since every client holds one: what it captures is used in its place.
+pub(crate) fn serve(flow: Flow) -> impl Future<Output = ()> + 'static {
     let (visit, mut wire) = Visit::begin(flow);
+    async move {
+        let mut served = pin!(serve_each(&visit, &mut wire));
+        poll_fn(|cx| {
+            visit.turn_begins();
+            served.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
+/// Serves one request after another.
+async fn serve_each(visit: &Visit, wire: &mut Wire) {
     let mut ahead = Vec::new();
     let mut served = 0_u64;
     loop {
         let mut turn = visit.turn();
-        let heard = listen(&mut turn, &mut wire, &mut ahead, served == 0).await;
+        let heard = listen(&mut turn, wire, &mut ahead, served == 0).await;
         let (after, reason) = match heard {
             Heard::Head { length, began } => {
                 turn.renew();
                 let head = take_head(&mut ahead, length);
                 // In a box: most connections wait most of the time.
-                Box::pin(exchange(&mut turn, &mut wire, &mut ahead, head, began)).await
+                Box::pin(exchange(&mut turn, wire, &mut ahead, head, began)).await
             }
             Heard::Nothing => {
                 turn.never_was();
@@ -52,11 +65,11 @@ pub(crate) async fn serve(flow: Flow) {
             }
             Heard::Bad { refused, began } => {
                 let (status, why) = (refused.status(), refused.as_str());
-                (Box::pin(refuse(&turn, &mut wire, status, why, began)).await, Reason::BadRequest)
+                (Box::pin(refuse(&turn, wire, status, why, began)).await, Reason::BadRequest)
             }
             Heard::Late { began } => {
                 let why = "its head did not come in time";
-                (Box::pin(refuse(&turn, &mut wire, 408, why, began)).await, Reason::IdleTimeout)
+                (Box::pin(refuse(&turn, wire, 408, why, began)).await, Reason::IdleTimeout)
             }
         };
         served += 1;
@@ -66,7 +79,7 @@ pub(crate) async fn serve(flow: Flow) {
             After::Stay => {}
             After::Close => break,
             After::Linger => {
-                Box::pin(linger(&visit, &mut wire)).await;
+                Box::pin(linger(visit, wire)).await;
                 break;
             }
         }
@@ -84,9 +97,12 @@ async fn exchange(
         Some(http) => Request::read(head, http),
         None => return (After::Close, Reason::EndpointRemoved),
     };
-    let now = turn.visit().now();
     match read {
-        Ok(request) => Exchange::new(turn, wire, ahead, request, (began, now)).serve(turn).await,
+        Ok(request) => {
+            let now = turn.visit().now();
+            let mut exchange = Exchange::new(turn, wire, ahead, request, (began, now));
+            exchange.serve(turn).await
+        }
         Err(refused) => (refuse(turn, wire, refused.status(), refused.as_str(), began).await, Reason::BadRequest),
     }
 }
@@ -160,7 +176,7 @@ async fn listen(turn: &mut Turn<'_>, wire: &mut Wire, ahead: &mut Vec<u8>, is_fi
 }
 
 /// Takes the head off what came.
-pub(crate) fn take_head(ahead: &mut Vec<u8>, length: usize) -> Vec<u8> {
+fn take_head(ahead: &mut Vec<u8>, length: usize) -> Vec<u8> {
     if length == ahead.len() && ahead.capacity() <= 2 * length {
         return std::mem::take(ahead);
     }

@@ -5,8 +5,8 @@ mod forward;
 mod pace;
 mod upstream;
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use floodway_config::{Action, Http, HttpRoute, RequestKey, SplitPools};
@@ -60,6 +60,9 @@ impl Scene<'_> {
     }
 }
 
+/// A route that says nothing.
+static AS_THE_LISTENER: LazyLock<HttpRoute> = LazyLock::new(HttpRoute::default);
+
 /// What heads are written from: all but what fills the places of templates.
 #[derive(Clone, Copy)]
 struct Told<'a> {
@@ -111,7 +114,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Serves it.
-    pub(crate) async fn serve(mut self, turn: &mut Turn<'_>) -> (After, Reason) {
+    pub(crate) async fn serve(&mut self, turn: &mut Turn<'_>) -> (After, Reason) {
         let mut outcome = Outcome::default();
         let after = self.act(turn, &mut outcome).await;
         self.tell(turn, &outcome);
@@ -128,8 +131,7 @@ impl<'a> Exchange<'a> {
         };
         turn.goes(place, None);
         let route = &listener.routes()[place];
-        let none = HttpRoute::default();
-        let rule = route.http.as_deref().unwrap_or(&none);
+        let rule = route.http.as_deref().unwrap_or(&AS_THE_LISTENER);
         let most = rule.max_body.unwrap_or(http.max_body);
         if let (Framing::Length(length), Some(most)) = (self.request.framing, most)
             && length > most
@@ -236,7 +238,7 @@ impl<'a> Exchange<'a> {
     }
 
     pub(crate) fn is_head(&self) -> bool {
-        self.request.method() == "HEAD"
+        self.request.method_bytes() == b"HEAD"
     }
 
     async fn answer(&mut self, turn: &Turn<'_>, answer: &Answer<'_>, outcome: &mut Outcome) -> After {
@@ -278,7 +280,8 @@ impl<'a> Exchange<'a> {
             (Some(ip), Some(address)) if ip != address.ip() => Peer::Ip(SocketAddr::new(ip, 0)),
             _ => visit.source(),
         };
-        turn.tell(&RequestRecord {
+        let duration = visit.now().saturating_sub(self.began);
+        turn.tell(outcome.status, duration, || RequestRecord {
             session: turn.id(),
             listener: &turn.listener().name,
             route: turn.route_name(),
@@ -297,7 +300,7 @@ impl<'a> Exchange<'a> {
             status: outcome.status,
             bytes_in: outcome.bytes_in,
             bytes_out: outcome.bytes_out,
-            duration: visit.now().saturating_sub(self.began),
+            duration,
             phases: self.phases,
             attempts: outcome.attempts,
             is_kept: outcome.is_kept,
@@ -316,7 +319,7 @@ pub(crate) async fn refuse(turn: &Turn<'_>, wire: &mut Wire, status: u16, why: &
     visit.refused();
     let sent = send_all(turn, wire, &out).await;
     let duration = visit.now().saturating_sub(began);
-    turn.tell(&RequestRecord {
+    turn.tell(status, duration, || RequestRecord {
         session: turn.id(),
         listener: &turn.listener().name,
         route: "",
@@ -347,8 +350,11 @@ pub(crate) async fn refuse(turn: &Turn<'_>, wire: &mut Wire, status: u16, why: &
 /// Unique in the fleet, as far as chance can make it.
 fn new_id(instance: u64, random: u64) -> String {
     let mut id = String::with_capacity(32);
-    // Writing to memory cannot fail.
-    let _ = write!(id, "{instance:016x}{random:016x}");
+    for half in [instance, random] {
+        for place in (0..16).rev() {
+            id.push(char::from(b"0123456789abcdef"[(half >> (4 * place) & 0xf) as usize]));
+        }
+    }
     id
 }
 

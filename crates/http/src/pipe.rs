@@ -219,18 +219,23 @@ impl Pipe {
         }
     }
 
-    /// Takes what came before into what is to be sent.
-    fn take_ahead(&mut self, ahead: &mut Vec<u8>) -> Result<(), Fault> {
-        let Decoded { payload, consumed } = self.decoder.decode(ahead)?;
+    /// Takes of the body what is at the begin of `bytes` into what is to be sent: gives how many of them that is.
+    pub(crate) fn take(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
+        let Decoded { payload, consumed } = self.decoder.decode(bytes)?;
         self.passed += payload as u64;
         if payload > 0 {
-            self.write_chunk(&ahead[..payload]);
+            self.write_chunk(&bytes[..payload]);
         }
+        self.end_if_it_has();
+        Ok(consumed)
+    }
+
+    fn take_ahead(&mut self, ahead: &mut Vec<u8>) -> Result<(), Fault> {
+        let consumed = self.take(ahead)?;
         match consumed == ahead.len() {
             true => *ahead = Vec::new(),
             false => drop(ahead.drain(..consumed)),
         }
-        self.end_if_it_has();
         Ok(())
     }
 

@@ -18,10 +18,14 @@ pub(crate) enum Text {
 
 impl Text {
     fn of<'a>(&'a self, bytes: &'a [u8]) -> &'a str {
+        // It was looked at when it was read: it is ASCII.
+        std::str::from_utf8(self.bytes_of(bytes)).unwrap_or_default()
+    }
+
+    fn bytes_of<'a>(&'a self, bytes: &'a [u8]) -> &'a [u8] {
         match self {
-            // It was looked at when it was read: it is ASCII.
-            Self::Came(span) => std::str::from_utf8(span.of(bytes)).unwrap_or_default(),
-            Self::Own(text) => text,
+            Self::Came(span) => span.of(bytes),
+            Self::Own(text) => text.as_bytes(),
         }
     }
 
@@ -124,6 +128,20 @@ impl Request {
 
     pub(crate) fn method(&self) -> &str {
         std::str::from_utf8(self.method.of(&self.bytes)).unwrap_or_default()
+    }
+
+    pub(crate) fn method_bytes(&self) -> &[u8] {
+        self.method.of(&self.bytes)
+    }
+
+    pub(crate) fn path_bytes(&self) -> &[u8] {
+        self.path.bytes_of(&self.bytes)
+    }
+
+    /// Appends the host, with its port if Host has one.
+    pub(crate) fn write_authority(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.host.bytes_of(&self.bytes));
+        out.extend_from_slice(self.port.of(&self.bytes));
     }
 
     /// In lower case, without the port.

@@ -52,7 +52,7 @@ pub(crate) async fn dial_or(
         if let Some(end) = kept(of, lease.index()) {
             of.session.begin_try();
             of.session.connected(lease.index(), Duration::ZERO);
-            remember(&of.session, client, lease.index(), of.context.shared.now());
+            remember(&of.session, client, lease.index(), &of.context);
             return Ok((end, lease));
         }
         let connecting = begin(of, lease.index(), client);
@@ -66,7 +66,7 @@ pub(crate) async fn dial_or(
         };
         match end {
             Ok(end) => {
-                remember(&of.session, client, lease.index(), of.context.shared.now());
+                remember(&of.session, client, lease.index(), &of.context);
                 return Ok((end, lease));
             }
             Err((why, error)) => {
@@ -188,12 +188,12 @@ fn remembered(session: &Session, client: &impl Incoming, now: Duration) -> Optio
 }
 
 /// The client is at endpoint `index` of its pool.
-pub(crate) fn remember(session: &Session, client: &impl Incoming, index: usize, now: Duration) {
+pub(crate) fn remember(session: &Session, client: &impl Incoming, index: usize, context: &Context) {
     if let Some((key, memory)) = &session.pool().sticky
         && let Some(key) = flow_key::of(*key, session, client)
         && let Ok(index) = u32::try_from(index)
     {
-        memory.remember(key, session.pool().balance.id(index), now);
+        memory.remember(key, session.pool().balance.id(index), context.shared.now());
     }
 }
 

@@ -75,13 +75,12 @@ impl Shelves {
     }
 
     /// One to endpoint `index` of `pool`.
-    pub(crate) fn take(&mut self, context: &Context, pool: &Pool, index: usize) -> Option<Kept> {
+    pub(crate) fn take(&mut self, context: &Context, pool: &Pool, index: usize, now: Duration) -> Option<Kept> {
         let shelf = self.0.get_mut(&Arc::as_ptr(&pool.endpoints.get(index)?.stats))?;
         if !shelf.suits(pool) {
             give_back(context, shelf.waiting.drain(..).count());
             return None;
         }
-        let now = context.shared.now();
         while let Some(mut waiting) = shelf.waiting.pop() {
             give_back(context, 1);
             if now < waiting.until && waiting.is_quiet() {
@@ -92,14 +91,13 @@ impl Shelves {
     }
 
     /// Keeps one to endpoint `index` of `pool`, if that may be.
-    pub(crate) fn put(&mut self, context: &Context, pool: &Pool, index: usize, kept: Kept) {
+    pub(crate) fn put(&mut self, context: &Context, pool: &Pool, (index, kept): (usize, Kept), now: Duration) {
         let Some(rules) = pool.config.http.keep_alive else { return };
         let Some(endpoint) = pool.endpoints.get(index) else { return };
         // What was said first, or whence it came, was said of one client.
         let is_for_one = pool.config.send_proxy.is_some()
             || pool.config.connect_from == floodway_config::ConnectFrom::Client
             || !matches!(endpoint.address, Address::Socket(_) | Address::Unix(_));
-        let now = context.shared.now();
         let old = rules.age.map(|age| kept.born.saturating_add(age));
         let until = old.map_or(Duration::MAX, |old| old).min(now.saturating_add(rules.idle));
         if is_for_one || kept.served >= rules.requests || until <= now || !context.shared.is_ready() {

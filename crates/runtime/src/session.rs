@@ -125,6 +125,11 @@ pub trait SessionLog: Send + Sync + 'static {
     /// Takes one record.
     fn record(&self, record: &Record<'_>);
 
+    /// Whether it wants to know what becomes of requests.
+    fn wants_requests(&self) -> bool {
+        false
+    }
+
     /// Takes what became of one request.
     fn request(&self, _record: &RequestRecord<'_>) {}
 

@@ -1,6 +1,6 @@
 //! A client that asks again and again over one connection: each of its requests is a session, and so is the wait for the next.
 
-use std::cell::RefMut;
+use std::cell::{Cell, RefMut};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context as Cx, Poll, Waker};
@@ -29,6 +29,8 @@ pub struct Visit {
     finder: Finder,
     source: Peer,
     known: Option<Rc<Known>>,
+    /// When the turn of its task began that goes on.
+    now: Cell<Duration>,
 }
 
 impl Visit {
@@ -38,7 +40,8 @@ impl Visit {
         let Flow { client, arrived, room } = flow;
         let finder = Finder::new(room.guards().name.as_str().into());
         let Arrived { source, known, .. } = arrived;
-        (Self { room, finder, source, known }, Wire(client))
+        let now = Cell::new(room.context().shared.now());
+        (Self { room, finder, source, known, now }, Wire(client))
     }
 
     /// What comes next: a session that waits for a request.
@@ -52,7 +55,7 @@ impl Visit {
             source: self.source,
             kind: crate::session::Kind::Request,
             known: self.known.clone(),
-            accepted: context.shared.now(),
+            accepted: self.now(),
             route: NOWHERE.route,
             pool: NOWHERE.pool,
         };
@@ -83,10 +86,15 @@ impl Visit {
         self.context().worker
     }
 
-    /// The process's clock.
+    /// A turn of the client's task begins: it looks at the clock once.
+    pub fn turn_begins(&self) {
+        self.now.set(self.context().shared.now());
+    }
+
+    /// The process's clock, as it was when the turn of the client's task began.
     #[must_use]
     pub fn now(&self) -> Duration {
-        self.context().shared.now()
+        self.now.get()
     }
 
     /// Even over all u64; not for secrets.
@@ -312,13 +320,14 @@ impl Turn<'_> {
     /// # Errors
     /// The reason to end the session with.
     pub async fn dial(&mut self, client: &Wire, anew: bool, until: Option<Duration>) -> Result<Upstream, Reason> {
-        let mut again = None;
+        let (mut again, visit) = (None, self.visit);
         let reuse = |of: &Registered, index: usize| {
             let pool = of.session.pool();
             if anew || pool.config.http.keep_alive.is_none() {
                 return None;
             }
-            let Kept { end, served, born } = of.context.kept.borrow_mut().take(&of.context, pool, index)?;
+            let Kept { end, served, born } =
+                of.context.kept.borrow_mut().take(&of.context, pool, index, visit.now())?;
             again = Some((served, born));
             Some(end)
         };
@@ -337,17 +346,20 @@ impl Turn<'_> {
         drop(lease);
         if let Some(pool) = self.of.session.its_pool() {
             let kept = Kept { end, served: served + 1, born };
-            context.kept.borrow_mut().put(context, pool, index, kept);
+            context.kept.borrow_mut().put(context, pool, (index, kept), self.visit.now());
         }
     }
 
-    /// `bytes` were passed on.
+    /// The endpoint has answered.
+    pub fn answered(&self) {
+        self.of.session.endpoint_succeeded(self.context());
+    }
+
+    /// `bytes` of the request's or of the response's body were passed on.
     pub fn passed(&self, direction: Direction, bytes: usize) {
         let (session, context) = (&self.of.session, self.context());
         let bytes = bytes as u64;
-        if session.passed(direction, bytes, context.shared.now()) {
-            session.endpoint_succeeded(context);
-        }
+        session.passed(direction, bytes, self.visit.now());
         if let Some(lanes) = session.traffic() {
             let both: &BothWays = &lanes.of(context.worker).bytes;
             both.of(direction).add(bytes);
@@ -381,15 +393,18 @@ impl Turn<'_> {
         self.of.session.disconnected();
     }
 
-    /// What became of the request is counted, and told to the log if that is asked for requests.
-    pub fn tell(&self, told: &RequestRecord<'_>) {
+    /// The request is over: what became of it is counted, and told to the log if that wants it.
+    pub fn tell<'r>(&self, status: u16, took: Duration, told: impl FnOnce() -> RequestRecord<'r>) {
         let session = &self.of.session;
         let context = self.context();
         if let Some(requests) = &session.listener().requests {
             let pool = session.its_pool().map(|pool| pool.name.as_str());
-            requests.count(context.worker, session.route_index(), pool, told.status, told.duration);
+            requests.count(context.worker, session.route_index(), pool, status, took);
         }
-        context.shared.log.request(told);
+        let log = &context.shared.log;
+        if log.wants_requests() {
+            log.request(&told());
+        }
     }
 
     /// The visit that it is a turn of.

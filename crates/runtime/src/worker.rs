@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
 use floodway_balance::Picker;
 use floodway_flow::Reason;
 use floodway_net::{Datagrams, Listening, PipePool, Place};
@@ -69,12 +71,13 @@ pub(crate) struct Context {
     /// Connections to endpoints that wait for the next request. Borrowed only between two waits.
     pub(crate) kept: RefCell<Shelves>,
     buffers: RefCell<Vec<Vec<u8>>>,
-    view: RefCell<Rc<View>>,
+    view: RefCell<(InForce, Rc<View>)>,
     random: Cell<u64>,
 }
 
 impl Context {
     fn new(shared: Arc<Shared>, worker: usize, seed: u64) -> Self {
+        let view = Rc::new(View::new(shared.snapshot.load_full(), None));
         let idle_pipes = MOST_IDLE.min(shared.pipes.most() as usize / shared.lanes / 2);
         Self {
             worker,
@@ -85,7 +88,7 @@ impl Context {
             arena: RefCell::new(None),
             kept: RefCell::default(),
             buffers: RefCell::new(Vec::new()),
-            view: RefCell::new(Rc::new(View::new(shared.snapshot.load_full(), None))),
+            view: RefCell::new((Cache::new(Snapshots(Arc::clone(&shared))), view)),
             random: Cell::new(seed | 1),
             shared,
         }
@@ -93,13 +96,13 @@ impl Context {
 
     /// The view of the snapshot of now; made anew when that was swapped.
     pub(crate) fn view(&self) -> Rc<View> {
-        let now = self.shared.snapshot.load();
-        let mut view = self.view.borrow_mut();
-        if !Arc::ptr_eq(&now, &view.snapshot) {
-            *view = Rc::new(View::new(Arc::clone(&now), Some(&view)));
+        let (known, view) = &mut *self.view.borrow_mut();
+        let now = known.load();
+        if !Arc::ptr_eq(now, &view.snapshot) {
+            *view = Rc::new(View::new(Arc::clone(now), Some(view)));
             self.sessions.forget_spare();
         }
-        Rc::clone(&view)
+        Rc::clone(view)
     }
 
     /// xorshift64* (Vigna 2014): good enough to spread load, and three instructions.
@@ -125,6 +128,20 @@ impl Context {
         }
     }
 }
+
+/// Where the snapshot in force is found.
+struct Snapshots(Arc<Shared>);
+
+impl Deref for Snapshots {
+    type Target = ArcSwap<Snapshot>;
+
+    fn deref(&self) -> &ArcSwap<Snapshot> {
+        &self.0.snapshot
+    }
+}
+
+/// The snapshot in force, without a count of who holds it where it is the same as before.
+type InForce = Cache<Snapshots, Arc<Snapshot>>;
 
 /// One worker's view of a snapshot: the same objects, with a picker for each pool.
 pub(crate) struct View {

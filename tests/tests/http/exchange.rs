@@ -3,7 +3,7 @@
 use floodway_tests::{Floodway, deaf, wait_for, wait_until};
 use std::io::Read;
 
-use crate::peers::{Client, Origin, RAW, get, get_with, read_head};
+use crate::peers::{Client, Origin, PIECES, RAW, get, get_with, read_head};
 use crate::{SOON, front, plain};
 
 #[test]
@@ -158,6 +158,22 @@ fn interim_responses_pass_and_expectations_are_kept() {
     // To one of HTTP/1.0 there are none.
     let answer = client.ask("GET /interim HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!(answer.status(), 200);
+}
+
+#[test]
+fn a_response_that_comes_in_any_two_pieces() {
+    let origin = Origin::start();
+    let floodway = plain(origin.address());
+    let mut client = Client::new(floodway.address("web"));
+    for first in 0..=PIECES.len() {
+        client.send(format!("GET /pieces/{first} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(client.read().unwrap().status(), 103, "cut at {first}");
+        let answer = client.read().unwrap();
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "hello, world"), "cut at {first}");
+        assert_eq!(answer.trailers, [("x-sum".to_owned(), "12".to_owned())], "cut at {first}");
+    }
+    // Nothing was left over that would have ended a connection.
+    assert_eq!(origin.backend.accepted(), 1);
 }
 
 #[test]

@@ -238,6 +238,15 @@ fn answer(stream: &mut TcpStream, (first, number): (&str, usize), body: &str, is
             say(raw(number))?;
             return Ok(false);
         }
+        // In two pieces, of which the first has so many bytes.
+        "pieces" => {
+            let (first, rest) = PIECES.split_at(number);
+            stream.set_nodelay(true)?;
+            stream.write_all(first)?;
+            // Whether they come apart is not said; mostly they do.
+            std::thread::sleep(Duration::from_millis(1));
+            stream.write_all(rest)?;
+        }
         "fields" => say(
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x-one\r\nX-One: 1\r\nKeep-Alive: 5\r\nX-Two: 2\r\nServer: s\r\n\r\nok",
         )?,
@@ -271,6 +280,9 @@ fn answer(stream: &mut TcpStream, (first, number): (&str, usize), body: &str, is
     }
     Ok(true)
 }
+
+/// An interim response, and a response in chunks.
+pub(crate) const PIECES: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, world\r\n0\r\nX-Sum: 12\r\n\r\n";
 
 /// Responses that are none, or that can be read in two ways.
 pub(crate) const RAW: [&[u8]; 14] = [

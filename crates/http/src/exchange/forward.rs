@@ -13,7 +13,7 @@ use super::pace::{Pace, Waits};
 use super::upstream::write_request;
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
-use crate::connection::{After, take_head};
+use crate::connection::After;
 use crate::fields::{dropped_trailers, is_own_of_response, write};
 use crate::h1::body::Framing;
 use crate::h1::head::{Fault, FirstLine, Head, Scanner};
@@ -303,13 +303,10 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let before = response.passed();
         let step = response.step(&mut self.upstream.wire, &mut self.ahead, self.x.wire, (visit, scratch), cx);
         let passed = response.passed() - before;
-        if passed > 0 {
-            self.turn.passed(Direction::ToClient, usize::try_from(passed).unwrap_or(usize::MAX));
-        }
+        self.passed_to_client(passed);
         match step {
             Step::Went => {
                 self.touched = self.turn.visit().now();
-                self.pace.bytes += passed;
                 Ok(true)
             }
             Step::Done => Err(Ended::Whole),
@@ -318,33 +315,64 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 self.pace.waits = Waits::ToTake;
                 Ok(false)
             }
-            Step::BadSource(fault) => Err(Ended::Broken(format!("the response: {fault}"), Reason::ServerClosed)),
+            Step::BadSource(fault) => Err(broken(fault)),
             Step::SourceFailed(error) => Err(Ended::Broken(error.to_string(), Reason::ServerReset)),
             Step::SinkFailed => Err(Ended::ClientGone(Reason::ClientReset)),
         }
     }
 
     fn hear_head(&mut self, scratch: &mut [u8], cx: &mut Cx<'_>) -> Result<bool, Ended> {
-        let end = match self.scanner.end(&self.ahead) {
-            Ok(end) => end,
-            Err(fault) => return Err(self.bad_response(fault)),
-        };
-        if let Some(end) = end {
-            self.scanner = Scanner::default();
-            let bytes = take_head(&mut self.ahead, end);
-            return self.answers(&bytes).map(|()| true).map_err(|fault| self.bad_response(fault));
-        }
-        if self.ahead.len() > MOST_HEAD {
-            return Err(self.bad_response(Fault::TooLong));
+        let mut before = std::mem::take(&mut self.ahead);
+        if !before.is_empty() {
+            let taken = self.heard(&mut before)?;
+            before.drain(..taken);
+            self.ahead = before;
+            if taken > 0 {
+                return Ok(true);
+            }
         }
         match self.upstream.wire.poll_read(cx, scratch) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(self.no_response("it closed the connection without a response")),
             Poll::Ready(Err(error)) => Err(self.no_response(&said(&error))),
+            // Most come whole: what is not kept need not be copied.
+            Poll::Ready(Ok(n)) if self.ahead.is_empty() => {
+                let taken = self.heard(&mut scratch[..n])?;
+                self.ahead.extend_from_slice(&scratch[taken..n]);
+                Ok(true)
+            }
             Poll::Ready(Ok(n)) => {
                 self.ahead.extend_from_slice(&scratch[..n]);
                 Ok(true)
             }
+        }
+    }
+
+    /// Takes a head off what came from the endpoint, and what came of the body behind it: gives how many bytes that is, 0 where the
+    /// head has not come whole.
+    fn heard(&mut self, came: &mut [u8]) -> Result<usize, Ended> {
+        let head = match self.scanner.end(came) {
+            Ok(Some(head)) if head <= MOST_HEAD => head,
+            Ok(None) if came.len() <= MOST_HEAD => return Ok(0),
+            Ok(_) => return Err(self.bad_response(Fault::TooLong)),
+            Err(fault) => return Err(self.bad_response(fault)),
+        };
+        self.scanner = Scanner::default();
+        let (head, behind) = came.split_at_mut(head);
+        self.answers(head).map_err(|fault| self.bad_response(fault))?;
+        let taken = match &mut self.response {
+            Some(response) if !behind.is_empty() && !response.has_come() => response.take(behind),
+            _ => Ok(0),
+        };
+        let taken = taken.map_err(broken)?;
+        self.passed_to_client(self.response.as_ref().map_or(0, Pipe::passed));
+        Ok(head.len() + taken)
+    }
+
+    fn passed_to_client(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.turn.passed(Direction::ToClient, usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.pace.bytes += bytes;
         }
     }
 
@@ -371,7 +399,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         }
         let visit = self.turn.visit();
         self.x.phases.response = Some(visit.now().saturating_sub(self.x.began));
-        self.turn.passed(Direction::ToClient, 0);
+        self.turn.answered();
         let framing = head.response_framing(self.x.is_head());
         self.keeps = head.keeps_alive() && framing != Framing::UntilClose;
         let is_1_1 = self.x.request.head.is_1_1;
@@ -523,6 +551,10 @@ enum Late {
     Response,
     Idle,
     Pace,
+}
+
+fn broken(fault: Fault) -> Ended {
+    Ended::Broken(format!("the response: {fault}"), Reason::ServerClosed)
 }
 
 fn said(error: &io::Error) -> String {

@@ -34,10 +34,10 @@ impl fmt::Display for Unwritable {
 pub(super) fn write_request(told: &Told<'_>, keeps: bool, values: &dyn Values) -> Result<Vec<u8>, Unwritable> {
     let (request, rewrite) = (told.request, &told.rule.rewrite);
     let mut out = Vec::with_capacity(request.bytes.len() + 256);
-    out.extend_from_slice(request.method().as_bytes());
+    out.extend_from_slice(request.method_bytes());
     out.push(b' ');
     match &rewrite.path {
-        None => out.extend_from_slice(request.path().as_bytes()),
+        None => out.extend_from_slice(request.path_bytes()),
         Some(path) => {
             let (mut new, mut room) = (Vec::new(), Vec::new());
             path.write(request.path(), values, &mut new);
@@ -67,8 +67,7 @@ pub(super) fn write_request(told: &Told<'_>, keeps: bool, values: &dyn Values) -
             canonical_host(&out[before..], &mut Vec::new()).ok_or(Unwritable::Host)?;
         }
         None => {
-            out.extend_from_slice(request.host().as_bytes());
-            out.extend_from_slice(request.port().as_bytes());
+            request.write_authority(&mut out);
         }
     }
     out.extend_from_slice(b"\r\n");
@@ -156,8 +155,7 @@ fn tell_of_client(told: &Told<'_>, out: &mut Vec<u8>) {
         }
         if told_before("x-forwarded-host").is_none() && says("x-forwarded-host") {
             out.extend_from_slice(b"X-Forwarded-Host: ");
-            out.extend_from_slice(request.host().as_bytes());
-            out.extend_from_slice(request.port().as_bytes());
+            request.write_authority(out);
             out.extend_from_slice(b"\r\n");
         }
     }

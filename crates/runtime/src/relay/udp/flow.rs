@@ -190,7 +190,7 @@ fn connect(registered: &Registered, way: &Way, avoid: Option<&Arc<Stats>>) -> Re
         match connected {
             Ok(upstream) => {
                 session.pinned_to(index);
-                remember(session, way, index, context.shared.now());
+                remember(session, way, index, context);
                 return Ok((lease, upstream));
             }
             Err(error) => {
