@@ -32,11 +32,12 @@ pub(crate) enum After {
     Linger,
 }
 
-/// Serves a client to its end. Written for a small future, since every client holds one: what it captures is used in its place.
+/// Serves a client to its end. Written for a small future, since every client holds one: what it captures is used in its place,
+/// and dropped in this order: the connection is closed before its places are given back.
 pub(crate) fn serve(flow: Flow) -> impl Future<Output = ()> + 'static {
     let (visit, mut wire) = Visit::begin(flow);
     async move {
-        let mut served = pin!(serve_each(&visit, &mut wire));
+        let mut served = pin!(serve_each(&mut wire, &visit));
         poll_fn(|cx| {
             visit.turn_begins();
             served.as_mut().poll(cx)
@@ -46,7 +47,7 @@ pub(crate) fn serve(flow: Flow) -> impl Future<Output = ()> + 'static {
 }
 
 /// Serves one request after another.
-async fn serve_each(visit: &Visit, wire: &mut Wire) {
+async fn serve_each(wire: &mut Wire, visit: &Visit) {
     let mut ahead = Vec::new();
     let mut served = 0_u64;
     loop {

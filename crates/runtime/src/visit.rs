@@ -352,6 +352,7 @@ impl Turn<'_> {
 
     /// The endpoint has answered.
     pub fn answered(&self) {
+        self.of.session.passed(Direction::ToClient, 0, self.visit.now());
         self.of.session.endpoint_succeeded(self.context());
     }
 

@@ -325,8 +325,11 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let mut before = std::mem::take(&mut self.ahead);
         if !before.is_empty() {
             let taken = self.heard(&mut before)?;
-            before.drain(..taken);
-            self.ahead = before;
+            // An empty one gives its memory back.
+            if taken < before.len() {
+                before.drain(..taken);
+                self.ahead = before;
+            }
             if taken > 0 {
                 return Ok(true);
             }
@@ -335,8 +338,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => Err(self.no_response("it closed the connection without a response")),
             Poll::Ready(Err(error)) => Err(self.no_response(&said(&error))),
-            // Most come whole: what is not kept need not be copied.
-            Poll::Ready(Ok(n)) if self.ahead.is_empty() => {
+            // Most come whole: what is not kept need not be copied. Not while the request is on its way: it may be over by the next step.
+            Poll::Ready(Ok(n)) if self.ahead.is_empty() && self.request_is_over => {
                 let taken = self.heard(&mut scratch[..n])?;
                 self.ahead.extend_from_slice(&scratch[taken..n]);
                 Ok(true)
