@@ -8,11 +8,11 @@ mod target;
 mod template;
 mod ties;
 
-pub use conditions::{Condition, Headers, ValuePattern};
+pub use conditions::{Condition, Headers, ValuePattern, cookie_value, separator};
 pub use path::{NoPath, PathPattern};
 pub use rewrite::{Edits, PathRewrite, Rewrite};
 pub use router::{HttpAsked, HttpMatch, HttpRouter};
-pub use target::{Target, TargetFault, TargetRules, canonical, canonical_host};
+pub use target::{Target, TargetFault, TargetRules, canonical, canonical_host, canonical_rewritten};
 pub use template::{NoTemplate, Placeholder, Template, Values};
 
 #[cfg(test)]

@@ -199,6 +199,14 @@ impl Builder<'_> {
                 "write it like `shop.internal` or `10.0.0.1:8080`",
             );
         }
+        let paths = [node.get("path"), node.get("regex").and_then(|r| r.get("replace"))];
+        for at in paths.into_iter().flatten() {
+            if let Some(found) = at.text().and_then(|text| text.find(['?', '#']).map(|i| &text[i..=i])) {
+                let message = format!("a path that is written anew ends at `{found}`");
+                let help = "take it out; parameters are set by `query: { set: { name: \"{path.id}\" } }`";
+                self.error(at.span, message, "the path alone", help);
+            }
+        }
         let status = node.get("status").map(Node::entries).unwrap_or_default();
         let regex = node.get("regex").and_then(|r| {
             let regex = regex::Regex::new(r.get("find")?.text()?).ok()?;

@@ -90,6 +90,10 @@ impl Builder<'_> {
         }
         let action = self.build_action(node);
         let timeouts = self.build_route_timeouts(node, &name, &action);
+        if let Some(rewrite) = node.get("rewrite").filter(|_| is_http && !is_led_on(node)) {
+            let message = format!("route `{name}` passes nothing on that `rewrite` could change");
+            self.warn(rewrite.span, message, "no effect", "take it out; `respond` has `headers` of its own");
+        }
         let request = node.get("match").map(|m| self.build_http_match(m)).unwrap_or_default();
         let http = is_http.then(|| Arc::new(self.build_http_route(node, &request.paths)));
         self.refuse_fields_of_its_own(node);
@@ -166,7 +170,7 @@ impl Builder<'_> {
 
     fn build_route_timeouts(&mut self, route: &Node, name: &str, action: &Action) -> RouteTimeouts {
         let Some(node) = route.get("timeouts") else { return RouteTimeouts::default() };
-        if action.forwards().is_empty() && route.get("forward").or(route.get("split")).is_none() {
+        if action.forwards().is_empty() && !is_led_on(route) {
             let message = format!("route `{name}` has no session that could end by `timeouts`");
             self.warn(node.span, message, "no effect", "take it out");
             return RouteTimeouts::default();
@@ -309,6 +313,11 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Whether a route leads to pools.
+fn is_led_on(route: &Node) -> bool {
+    route.get("forward").or(route.get("split")).is_some()
 }
 
 /// Whether something in it has been reported.

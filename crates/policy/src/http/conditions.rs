@@ -4,13 +4,19 @@ use std::borrow::Cow;
 
 use regex::bytes::Regex;
 
-use super::target::hex;
+use super::target::decoded;
 
 /// The header fields of a request.
 pub trait Headers {
-    /// The value of `name`, which is in lower case: of several lines those values, with `, ` between (RFC 9110, 5.3). `None` if
-    /// there is none.
+    /// The value of `name`, which is in lower case: of several lines those values, with `, ` between (RFC 9110, 5.3), and `; ` between
+    /// cookies (RFC 9113, 8.2.3). `None` if there is none.
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+}
+
+/// What is written between the values of several lines of field `name`.
+#[must_use]
+pub fn separator(name: &str) -> &'static str {
+    if name == "cookie" { "; " } else { ", " }
 }
 
 /// What one value must be.
@@ -92,27 +98,18 @@ pub(super) fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]
 }
 
 /// As forms are encoded: `+` is a blank.
-fn form_decoded(text: &str) -> Cow<'_, [u8]> {
+pub(super) fn form_decoded(text: &str) -> Cow<'_, [u8]> {
     if !text.bytes().any(|b| matches!(b, b'+' | b'%')) {
         return Cow::Borrowed(text.as_bytes());
     }
-    let mut bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    while let [first, rest @ ..] = bytes {
-        let (b, rest) = match (first, hex(rest.get(..2))) {
-            (b'%', Some(b)) => (b, &rest[2..]),
-            (b'+', _) => (b' ', rest),
-            (b, _) => (*b, rest),
-        };
-        out.push(b);
-        bytes = rest;
-    }
-    Cow::Owned(out)
+    let blanks: Vec<u8> = text.bytes().map(|b| if b == b'+' { b' ' } else { b }).collect();
+    Cow::Owned(decoded(&blanks))
 }
 
 /// The first cookie `name` (RFC 6265, 4.2) of the value of a Cookie header.
-pub(super) fn cookie_value<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut pairs = cookies.split(|b| matches!(b, b';' | b',')).filter_map(|pair| {
+#[must_use]
+pub fn cookie_value<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut pairs = cookies.split(|&b| b == b';').filter_map(|pair| {
         let pair = pair.trim_ascii();
         let equals = pair.iter().position(|&b| b == b'=')?;
         Some((&pair[..equals], &pair[equals + 1..]))

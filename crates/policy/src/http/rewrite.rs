@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+use super::conditions::form_decoded;
+use super::target::encode_all;
 use super::template::{Template, Values};
 
 /// What is written anew. What is empty stays as it is.
@@ -52,7 +54,7 @@ impl PathRewrite {
                 let rest = rest.unwrap_or(path);
                 out.extend_from_slice(if rest.is_empty() { b"/" } else { rest.as_bytes() });
             }
-            Self::Replace(template) => template.write(values, out),
+            Self::Replace(template) => template.write_path(values, out),
             Self::Regex(regex, to) => out.extend_from_slice(regex.replace_all(path, &**to).as_bytes()),
         }
     }
@@ -95,10 +97,13 @@ impl Edits {
         self.goes().any(same)
     }
 
-    /// Appends what `query` becomes; true if there is anything.
+    /// Appends what `query` becomes; true if there is anything. Names are compared decoded, as endpoints read them.
     pub fn write_query(&self, query: Option<&str>, values: &dyn Values, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        let goes = |part: &str| self.goes().any(|own| part.split('=').next() == Some(own));
+        let goes = |part: &str| {
+            let name = form_decoded(part.split('=').next().unwrap_or_default());
+            self.goes().any(|own| *name == *own.as_bytes())
+        };
         let separate = |out: &mut Vec<u8>| {
             if out.len() > start {
                 out.push(b'&');
@@ -110,22 +115,10 @@ impl Edits {
         }
         for (name, template) in self.comes() {
             separate(out);
-            out.extend_from_slice(name.as_bytes());
+            encode_all(name.as_bytes(), out);
             out.push(b'=');
-            let mut value = Vec::new();
-            template.write(values, &mut value);
-            encode(&value, out);
+            template.write_parameter(values, out);
         }
         out.len() > start
-    }
-}
-
-/// All but unreserved characters (RFC 3986, 2.3).
-fn encode(value: &[u8], out: &mut Vec<u8>) {
-    for &b in value {
-        match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(b),
-            _ => super::target::encode(b, out),
-        }
     }
 }

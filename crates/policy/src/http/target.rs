@@ -49,6 +49,8 @@ pub enum TargetFault {
     AboveRoot,
     /// `..` beside `;` or an encoded slash, which some endpoints resolve.
     HiddenDots,
+    /// `.` or `..` as a segment, in a path that is written anew.
+    Dots,
 }
 
 impl TargetFault {
@@ -67,6 +69,7 @@ impl TargetFault {
             Self::Semicolon => "a semicolon in the path (`paths: { semicolons: keep }` lets it through)",
             Self::AboveRoot => "more .. in the path than segments before",
             Self::HiddenDots => ".. beside a semicolon or an encoded slash in the path",
+            Self::Dots => "a segment that is . or ..",
         }
     }
 }
@@ -140,6 +143,23 @@ pub fn canonical<'a>(raw: &'a [u8], rules: TargetRules, room: &'a mut Vec<u8>) -
     // Every byte of it has been looked at: it is ASCII.
     let path = std::str::from_utf8(path).map_err(|_| TargetFault::Character)?;
     Ok(Target { path, query })
+}
+
+/// As [`canonical`], for a path that was written anew from another: `..` in it would lead past what took the request.
+///
+/// # Errors
+/// Why it is refused; that it has segments `.` or `..` is among the reasons.
+pub fn canonical_rewritten<'a>(
+    path: &'a [u8],
+    rules: TargetRules,
+    room: &'a mut Vec<u8>,
+) -> Result<&'a str, TargetFault> {
+    let is_dots = |segment: &[u8]| matches!(&*decoded(segment), b"." | b"..");
+    if path.split(|&b| b == b'/').any(is_dots) {
+        return Err(TargetFault::Dots);
+    }
+    let target = canonical(path, rules, room)?;
+    if target.query.is_some() { Err(TargetFault::Character) } else { Ok(target.path) }
 }
 
 fn check_query(query: &[u8]) -> Result<&str, TargetFault> {
@@ -255,13 +275,44 @@ fn hides_dots(segment: &[u8]) -> bool {
     parts.any(|part| part == "." || part == "..") || text.split("%3B").any(|part| part == "." || part == "..")
 }
 
-pub(super) fn encode(b: u8, out: &mut Vec<u8>) {
+fn encode(b: u8, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     out.extend_from_slice(&[b'%', DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]);
 }
 
+/// Appends `value`, all but unreserved characters (RFC 3986, 2.3) encoded.
+pub(super) fn encode_all(value: &[u8], out: &mut Vec<u8>) {
+    for &b in value {
+        match CLASSES[usize::from(b)] {
+            Class::Plain => out.push(b),
+            _ => encode(b, out),
+        }
+    }
+}
+
+/// Appends `value` as a part of a segment of a path: all that would end or divide it is encoded.
+pub(super) fn encode_segment(value: &[u8], out: &mut Vec<u8>) {
+    for &b in value {
+        match CLASSES[usize::from(b)] {
+            Class::Plain | Class::Delimiter => out.push(b),
+            _ => encode(b, out),
+        }
+    }
+}
+
+/// With its escapes decoded; what is none stays as it is.
+pub(super) fn decoded(mut bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    while let [first, rest @ ..] = bytes {
+        let escaped = if *first == b'%' { hex(rest.get(..2)) } else { None };
+        out.push(escaped.unwrap_or(*first));
+        bytes = if escaped.is_some() { &rest[2..] } else { rest };
+    }
+    out
+}
+
 /// The byte that two hexadecimal digits are.
-pub(super) fn hex(digits: Option<&[u8]>) -> Option<u8> {
+fn hex(digits: Option<&[u8]>) -> Option<u8> {
     let &[high, low] = digits? else { return None };
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     Some(digit(high)? << 4 | digit(low)?)

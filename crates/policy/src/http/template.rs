@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::PathPattern;
+use super::target::{decoded, encode_all, encode_segment};
 
 /// What fills a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,40 @@ impl Template {
         let start = out.len();
         self.write(values, out);
         out[start..].iter_mut().filter(|b| !matches!(**b, b'\t' | 0x20..=0x7e | 0x80..)).for_each(|b| *b = b'?');
+    }
+
+    /// Appends it as a path: what comes of the path of the request is one already, all else is a part of a segment.
+    pub(super) fn write_path(&self, values: &dyn Values, out: &mut Vec<u8>) {
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Piece::Place(place @ (Placeholder::Capture(_) | Placeholder::Path)) => values.write(place, out),
+                Piece::Place(place) => {
+                    let mut value = Vec::new();
+                    values.write(place, &mut value);
+                    encode_segment(&value, out);
+                }
+            }
+        }
+    }
+
+    /// Appends it as the value of a parameter of a query, encoded once: what comes of a path is encoded there already.
+    pub(super) fn write_parameter(&self, values: &dyn Values, out: &mut Vec<u8>) {
+        for piece in &self.0 {
+            let place = match piece {
+                Piece::Text(text) => {
+                    encode_all(text.as_bytes(), out);
+                    continue;
+                }
+                Piece::Place(place) => place,
+            };
+            let mut value = Vec::new();
+            values.write(place, &mut value);
+            if matches!(place, Placeholder::Capture(_) | Placeholder::Path) {
+                value = decoded(&value);
+            }
+            encode_all(&value, out);
+        }
     }
 
     /// The first of its captures that none of `patterns` has.

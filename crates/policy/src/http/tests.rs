@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::conditions::form_decoded;
 use super::*;
 use crate::{Asked, NamePattern, RouteMatch};
 
@@ -293,6 +294,19 @@ fn rewritten_paths_and_queries() {
     let mut out = Vec::new();
     assert!(edits.write_query(Some("a=1&b=1&c=1&d"), &Named, &mut out));
     assert_eq!(String::from_utf8(out).unwrap(), "b=1&d&a=192.0.2.1%20%26&b=2");
+    // However it is written: an endpoint reads it decoded.
+    let mut out = Vec::new();
+    assert!(edits.write_query(Some("%61=1&%63=1&c+=1&+a=%61"), &Named, &mut out));
+    assert_eq!(String::from_utf8(out).unwrap(), "c+=1&+a=%61&a=192.0.2.1%20%26&b=2");
+    let odd = Edits { set: vec![("a b&".into(), Template::parse("x").unwrap())], ..Edits::default() };
+    let mut out = Vec::new();
+    assert!(odd.write_query(Some("a+b%26=1"), &Named, &mut out));
+    assert_eq!(String::from_utf8(out).unwrap(), "a%20b%26=x");
+    // What a path captures is encoded there: it is encoded once.
+    let term = Edits { set: vec![("q".into(), Template::parse("{path.x} {header.x}").unwrap())], ..Edits::default() };
+    let mut out = Vec::new();
+    assert!(term.write_query(None, &Same(b"%C3%A9+%zz".to_vec()), &mut out));
+    assert_eq!(String::from_utf8(out).unwrap(), "q=%C3%A9%2B%25zz%20%25C3%25A9%2B%25zz");
     let none = Edits { remove: vec!["c".into()], ..Edits::default() };
     assert!(!none.write_query(Some("c"), &Named, &mut Vec::new()));
 }
@@ -369,7 +383,7 @@ proptest! {
     #[test]
     fn nothing_that_is_filled_in_ends_its_line(
         text in "([a-z ]|[{]client[.]ip[}]|[{]header[.]x[}]|[{][{]){0,8}", value in prop::collection::vec(any::<u8>(), 0..20),
-        query in "[a-z&=%]{0,12}",
+        query in "([a-z&=%+]|%61){0,12}",
     ) {
         let (template, values) = (Template::parse(&text).unwrap(), Same(value));
         let mut field = Vec::new();
@@ -379,5 +393,8 @@ proptest! {
         let mut out = b"/?".to_vec();
         edits.write_query(Some(&query), &values, &mut out);
         prop_assert!(canonical(&out, STRICT, &mut Vec::new()).is_ok(), "{:?}", String::from_utf8_lossy(&out));
+        let written = String::from_utf8(out[2..].to_vec()).unwrap();
+        let named_a = written.split('&').filter(|part| *form_decoded(part.split('=').next().unwrap()) == *b"a");
+        prop_assert_eq!(named_a.count(), 1, "{}", written);
     }
 }
