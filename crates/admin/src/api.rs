@@ -366,17 +366,19 @@ struct ExplainQuery {
     method: Option<String>,
     /// A line each.
     headers: Option<String>,
+    certificate: Option<String>,
 }
 
 async fn explain(State(api): State<Api>, Extension(by): By, Query(query): Query<ExplainQuery>) -> Response {
-    let ExplainQuery { listener, source, port, sni, alpn, udp, token, url, method, headers } = query;
+    let ExplainQuery { listener, source, port, sni, alpn, udp, token, url, method, headers, certificate } = query;
     let alpn: Vec<&str> = alpn.iter().flat_map(|all| all.split(',')).collect();
     let token = match token.as_deref().map(floodway_config::hex).transpose() {
         Ok(token) => token,
         Err(why) => return said(error(400, &format!("`token`: {why}"))),
     };
     let headers: Vec<&str> = headers.iter().flat_map(|all| all.lines()).collect();
-    let request = match url.map(|url| AskedRequest::new(&url, method.as_deref(), &headers)).transpose() {
+    let request = url.map(|url| AskedRequest::new(&url, method.as_deref(), &headers, certificate.as_deref()));
+    let request = match request.transpose() {
         Ok(request) => request,
         Err(why) => return said(error(400, &format!("`url`: {why}"))),
     };

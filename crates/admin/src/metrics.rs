@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floodway_balance::Health;
 use floodway_flow::Direction;
-use floodway_runtime::{
-    CONNECT_BUCKETS, ConnectTimes, Endpoint, EndpointState, Failure, Pool, Rejection, Shared, Snapshot,
-};
+use floodway_runtime::{Endpoint, EndpointState, Failure, Pool, Rejection, Shared, Snapshot, TIME_BUCKETS, TimesTaken};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -95,11 +93,11 @@ impl Out<'_> {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = Sample<L, ConnectTimes>>,
+        samples: impl IntoIterator<Item = Sample<L, TimesTaken>>,
     ) -> Result<(), Error> {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, times) in samples {
-            let bounds = CONNECT_BUCKETS.into_iter().chain([f64::INFINITY]);
+            let bounds = TIME_BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(times.buckets.iter().copied()).collect();
             let count = times.buckets.iter().sum();
             family.encode_family(&labels)?.encode_histogram::<L>(times.total.as_secs_f64(), count, &buckets, None)?;
@@ -122,7 +120,7 @@ fn requests(out: &mut Out<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     out.counter("http_requests", "Requests, by the code of the response", all)?;
     let times = snapshot.listeners.iter().flat_map(|l| {
         let of =
-            |(route, times): (&str, ConnectTimes)| ([("listener", l.name.clone()), ("route", route.to_owned())], times);
+            |(route, times): (&str, TimesTaken)| ([("listener", l.name.clone()), ("route", route.to_owned())], times);
         l.request_times().map(of).collect::<Vec<_>>()
     });
     let times = times.filter(|(_, times)| times.buckets.iter().any(|n| *n > 0)).collect::<Vec<_>>();

@@ -393,6 +393,9 @@ pub(crate) struct ExplainArgs {
     /// A header of it, like `x-beta: 1`; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", requires = "url")]
     pub(crate) headers: Vec<String>,
+    /// The common name of the certificate that the client shows
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub(crate) certificate: Option<String>,
     /// In the running process, with health and loads, instead of what a fresh one would do
     #[arg(long)]
     pub(crate) live: bool,

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use floodway_config::Http;
-use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host};
+use floodway_balance::hash;
+use floodway_config::{Http, RequestKey};
+use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host, cookie_value, separator};
 use floodway_policy::{Asked, Mismatch};
 
 /// A request that somebody asks about.
@@ -15,14 +16,22 @@ pub struct AskedRequest {
     /// From the path on.
     target: String,
     headers: Vec<(String, String)>,
+    /// The common name of the client's certificate.
+    certificate: Option<String>,
 }
 
 impl AskedRequest {
-    /// As an operator puts it: `https://api.example.com/v1/x?y`, GET if no `method` is given, and headers as `name: value`.
+    /// As an operator puts it: `https://api.example.com/v1/x?y`, GET if no `method` is given, headers as `name: value`, and the common
+    /// name of the client's `certificate` if it shows one.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn new(url: &str, method: Option<&str>, headers: &[impl AsRef<str>]) -> Result<Self, String> {
+    pub fn new(
+        url: &str,
+        method: Option<&str>,
+        headers: &[impl AsRef<str>],
+        certificate: Option<&str>,
+    ) -> Result<Self, String> {
         let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let rest = rest.ok_or("write the whole URL, like https://api.example.com/v1")?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -37,7 +46,18 @@ impl AskedRequest {
             authority: authority.to_owned(),
             target: if target.is_empty() { "/".to_owned() } else { target.to_owned() },
             headers: headers.iter().map(|line| pair(line.as_ref())).collect::<Result<_, _>>()?,
+            certificate: certificate.map(ToOwned::to_owned),
         })
+    }
+
+    /// What keeps it at its pool.
+    pub(crate) fn key(&self, key: &RequestKey) -> Option<u64> {
+        match key {
+            RequestKey::Header(name) => self.get(name).map(|value| hash::of(&value)),
+            RequestKey::Cookie(name) => {
+                cookie_value(&self.get("cookie")?, name).filter(|value| !value.is_empty()).map(hash::of)
+            }
+        }
     }
 
     /// Which of the routes of `http` takes it, and why the others do not, the one that goes before the others first; the path and the
@@ -57,7 +77,7 @@ impl AskedRequest {
             query: target.query,
             method: &self.method,
             headers: self,
-            certificate: None,
+            certificate: self.certificate.as_deref(),
         };
         let target = target.query.map_or_else(|| target.path.to_owned(), |query| format!("{}?{query}", target.path));
         Ok(Routed { route: http.router.route(&asked), all: http.router.explain(&asked), host: host.to_owned(), target })
@@ -77,6 +97,6 @@ impl Headers for AskedRequest {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let all: Vec<&str> =
             self.headers.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str()).collect();
-        (!all.is_empty()).then(|| Cow::Owned(all.join(", ").into_bytes()))
+        (!all.is_empty()).then(|| Cow::Owned(all.join(separator(name)).into_bytes()))
     }
 }

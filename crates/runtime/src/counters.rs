@@ -278,38 +278,39 @@ impl Serving {
     }
 }
 
-/// Upper bounds of the buckets of connect times, in seconds.
-pub const CONNECT_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
+/// Upper bounds of the buckets of durations, in seconds: of connects, and of requests, which may take minutes.
+pub const TIME_BUCKETS: [f64; 17] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0];
 
-/// How long connects took.
+/// How long connects, or requests, took.
 #[derive(Debug, Default)]
-pub(crate) struct Connects {
-    buckets: [Count; CONNECT_BUCKETS.len() + 1],
+pub(crate) struct Times {
+    buckets: [Count; TIME_BUCKETS.len() + 1],
     nanoseconds: Count,
 }
 
-impl Connects {
+impl Times {
     pub(crate) fn add(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = CONNECT_BUCKETS.iter().position(|&bound| seconds <= bound).unwrap_or(CONNECT_BUCKETS.len());
+        let bucket = TIME_BUCKETS.iter().position(|&bound| seconds <= bound).unwrap_or(TIME_BUCKETS.len());
         self.buckets[bucket].add(1);
         self.nanoseconds.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 }
 
-/// What metrics read of connect times.
+/// What metrics read of them.
 #[derive(Clone, Debug)]
-pub struct ConnectTimes {
-    /// Connects by bucket: those of [`CONNECT_BUCKETS`], then the slower ones. Not cumulative.
+pub struct TimesTaken {
+    /// How many, by bucket: those of [`TIME_BUCKETS`], then the slower ones. Not cumulative.
     pub buckets: Vec<u64>,
     /// All of them together.
     pub total: Duration,
 }
 
-impl Lanes<Connects> {
-    pub(crate) fn times(&self) -> ConnectTimes {
-        ConnectTimes {
-            buckets: (0..=CONNECT_BUCKETS.len()).map(|i| self.sum(|c| c.buckets[i].get())).collect(),
+impl Lanes<Times> {
+    pub(crate) fn times(&self) -> TimesTaken {
+        TimesTaken {
+            buckets: (0..=TIME_BUCKETS.len()).map(|i| self.sum(|c| c.buckets[i].get())).collect(),
             total: Duration::from_nanos(self.sum(|c| c.nanoseconds.get())),
         }
     }

@@ -29,7 +29,7 @@ impl Incoming for Socket {
 
 /// The key of a session of who came as `client` says; `None` where it has none (a client on a unix socket): then it goes anywhere.
 pub(crate) fn of(key: FlowKey, session: &Session, client: &impl Incoming) -> Option<u64> {
-    of_client(key, session.source(), session.known(), client)
+    of_client(key, session.client(), session.known(), client)
 }
 
 /// The key of a client.

@@ -1,8 +1,10 @@
 //! Connections to endpoints that wait for the next request, on one worker: the last that came is the first to go.
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context as Cx, Waker};
+use std::task::{Context as Cx, Poll, Waker};
 use std::time::Duration;
 
 use floodway_config::Address;
@@ -32,8 +34,9 @@ impl Waiting {
     /// Whether nothing came: neither an end nor what nobody asked for.
     fn is_quiet(&mut self) -> bool {
         let mut cx = Cx::from_waker(Waker::noop());
-        // Without a readiness there is no system call.
-        self.kept.end.poll_read(&mut cx, &mut [0; 1]).is_pending()
+        // Without a readiness there is no system call. Unconstrained: a task that has used its turn up would be told that nothing came.
+        let read = poll_fn(|cx| Poll::Ready(self.kept.end.poll_read(cx, &mut [0; 1]).is_pending()));
+        pin!(tokio::task::unconstrained(read)).poll(&mut cx) == Poll::Ready(true)
     }
 }
 

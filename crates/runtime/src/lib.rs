@@ -47,7 +47,7 @@ pub use asked::AskedRequest;
 pub use bans::Banned;
 pub use budget::Budget;
 pub use by_hand::{AllByHand, ByHand};
-pub use counters::{BothWays, CONNECT_BUCKETS, ConnectTimes, Count, Failure, Lanes, Rejection, Totals};
+pub use counters::{BothWays, Count, Failure, Lanes, Rejection, TIME_BUCKETS, TimesTaken, Totals};
 pub use discovery::{SourceSeen, SourceState};
 pub use floodway_policy::Ban;
 pub use floodway_tls::{Facts as TlsFacts, KeyLogFile};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use floodway_net::Peer;
 
-use crate::counters::{ConnectTimes, Connects, Count, Lanes};
+use crate::counters::{Count, Lanes, Times, TimesTaken};
 use crate::known::Known;
 use crate::session::SessionId;
 use crate::snapshot::Endpoint;
@@ -41,7 +41,7 @@ struct OfRoute {
     name: String,
     /// By pool; the empty name is none.
     pools: Vec<(String, Arc<Lanes<Codes>>)>,
-    times: Arc<Lanes<Connects>>,
+    times: Arc<Lanes<Times>>,
 }
 
 /// The requests of a listener. Counts go on over reloads, by the names of routes and pools.
@@ -101,7 +101,7 @@ impl Requests {
     }
 
     /// How long requests took, by route.
-    pub(crate) fn times(&self) -> impl Iterator<Item = (&str, ConnectTimes)> {
+    pub(crate) fn times(&self) -> impl Iterator<Item = (&str, TimesTaken)> {
         self.routes.iter().map(|route| (route.name.as_str(), route.times.times()))
     }
 }

@@ -4,7 +4,7 @@ mod live;
 
 use std::cell::{Cell, RefMut};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -162,6 +162,15 @@ pub(crate) enum Kind {
     Request,
 }
 
+/// What few sessions have.
+#[derive(Clone, Copy, Default)]
+struct Rare {
+    /// Where its endpoint is, if that is another place for each client.
+    place: Option<SocketAddr>,
+    /// Whom a proxy that is trusted told to have asked.
+    client: Option<IpAddr>,
+}
+
 /// A live session. Only its worker touches it.
 pub(crate) struct Session {
     id: SessionId,
@@ -179,8 +188,7 @@ pub(crate) struct Session {
     route: Cell<u16>,
     /// Bytes that its endpoint was told with the SYN.
     told_first: Cell<u16>,
-    /// Where its endpoint is, if that is another place for each client.
-    place: Cell<Option<Box<SocketAddr>>>,
+    rare: Cell<Option<Box<Rare>>>,
     counted: Cell<bool>,
     endpoint: Cell<Option<u32>>,
     /// How long the connect took, in nanoseconds; [`NEVER`] until then.
@@ -294,7 +302,19 @@ impl Session {
 
     /// Its endpoint, which is another place for each client, is at `address` for this one.
     pub(crate) fn goes_to(&self, address: SocketAddr) {
-        self.place.set(Some(Box::new(address)));
+        self.rare.set(Some(Box::new(Rare { place: Some(address), ..self.rare() })));
+    }
+
+    /// A proxy that is trusted told that `client` asks.
+    pub(crate) fn is_of(&self, client: IpAddr) {
+        self.rare.set(Some(Box::new(Rare { client: Some(client), ..self.rare() })));
+    }
+
+    fn rare(&self) -> Rare {
+        let kept = self.rare.take();
+        let rare = kept.as_deref().copied().unwrap_or_default();
+        self.rare.set(kept);
+        rare
     }
 
     /// Its endpoint was told so many bytes of the PROXY header with the SYN.
@@ -540,6 +560,11 @@ impl Session {
         self.source
     }
 
+    /// Who asks, for choosing: the source, or whom a trusted proxy told of, whose port nobody knows.
+    pub(crate) fn client(&self) -> Peer {
+        self.rare().client.map_or(self.source, |ip| Peer::Ip(SocketAddr::new(ip, 0)))
+    }
+
     pub(crate) fn known(&self) -> Option<&Known> {
         self.known.as_deref()
     }
@@ -588,7 +613,7 @@ impl Session {
             route: Cell::new(route),
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
-            place: Cell::new(None),
+            rare: Cell::new(self.rare.take()),
             counted: self.counted.clone(),
             endpoint: Cell::new(None),
             connect: Cell::new(NEVER),
@@ -608,10 +633,7 @@ impl Session {
 
     /// Where its endpoint is, if that is another place for each client.
     fn place(&self) -> Option<SocketAddr> {
-        let kept = self.place.take();
-        let place = kept.as_deref().copied();
-        self.place.set(kept);
-        self.endpoint().and(place)
+        self.endpoint().and_then(|_| self.rare().place)
     }
 
     fn record(&self, context: &Context, event: Event) {

@@ -17,7 +17,7 @@ use floodway_tls::{Acceptor, Connector};
 
 use crate::SourceState;
 use crate::by_hand::ByHand;
-use crate::counters::{ConnectTimes, Connects, Count, Failure, Lanes, Rejection, Rejections, Serving, Totals, Traffic};
+use crate::counters::{Count, Failure, Lanes, Rejection, Rejections, Serving, Times, TimesTaken, Totals, Traffic};
 use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::requests::Requests;
@@ -121,7 +121,7 @@ impl Listener {
     }
 
     /// How long requests took, by route; nothing without HTTP.
-    pub fn request_times(&self) -> impl Iterator<Item = (&str, ConnectTimes)> {
+    pub fn request_times(&self) -> impl Iterator<Item = (&str, TimesTaken)> {
         self.requests.iter().flat_map(Requests::times)
     }
 
@@ -192,9 +192,9 @@ pub struct Pool {
     pub absent_by_hand: Vec<(String, ByHand)>,
     /// Where endpoints are found, beside those of the file.
     pub sources: Vec<Arc<SourceState>>,
-    pub(crate) connects: Arc<Lanes<Connects>>,
+    pub(crate) connects: Arc<Lanes<Times>>,
     /// How long checks took: passes and failures together.
-    pub(crate) check_times: Arc<Lanes<Connects>>,
+    pub(crate) check_times: Arc<Lanes<Times>>,
     /// Where clients were, and what they are known by.
     pub(crate) sticky: Option<(FlowKey, Arc<Memory>)>,
     pub(crate) queue: Arc<Queue>,
@@ -207,13 +207,13 @@ pub struct Pool {
 impl Pool {
     /// How long connects to endpoints took.
     #[must_use]
-    pub fn connect_times(&self) -> ConnectTimes {
+    pub fn connect_times(&self) -> TimesTaken {
         self.connects.times()
     }
 
     /// How long checks took; `None` if there are none.
     #[must_use]
-    pub fn check_times(&self) -> Option<ConnectTimes> {
+    pub fn check_times(&self) -> Option<TimesTaken> {
         self.config.health.as_ref().map(|_| self.check_times.times())
     }
 

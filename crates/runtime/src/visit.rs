@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefMut};
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context as Cx, Poll, Waker};
 use std::time::Duration;
@@ -265,6 +266,11 @@ impl Turn<'_> {
     /// Route number `route` takes it, and leads it to `pool`.
     pub fn goes(&self, route: usize, pool: Option<PoolId>) {
         self.of.session.takes(u16::try_from(route).unwrap_or(u16::MAX), pool.unwrap_or(NOWHERE.pool));
+    }
+
+    /// A proxy that is trusted told that `client` asks: choices go by it.
+    pub fn is_of(&self, client: IpAddr) {
+        self.of.session.is_of(client);
     }
 
     /// The pool of `split` that serves `client`: by `key`, by what the split goes by, or by chance.

@@ -431,6 +431,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
             ("url", args.url.clone()),
             ("method", args.method.clone()),
             ("headers", (!args.headers.is_empty()).then(|| args.headers.join("\n"))),
+            ("certificate", args.certificate.clone()),
         ];
         let given = given.into_iter().filter_map(|(key, value)| Some(format!("&{key}={}", part(&value?))));
         let path = format!("/v1/explain?listener={}{}", part(listener), given.collect::<String>());
@@ -445,7 +446,10 @@ pub(crate) fn explain(args: &ExplainArgs) -> Done {
         Ok(checked) => {
             let question = Question::new(args.source, args.port, args.sni.as_deref(), &args.alpn);
             let token = args.token.as_deref().map(floodway_config::hex).transpose().map_err(anyhow::Error::msg)?;
-            let request = args.url.as_deref().map(|url| AskedRequest::new(url, args.method.as_deref(), &args.headers));
+            let request = args
+                .url
+                .as_deref()
+                .map(|url| AskedRequest::new(url, args.method.as_deref(), &args.headers, args.certificate.as_deref()));
             let request = request.transpose().map_err(anyhow::Error::msg)?;
             let question = Question { token, is_datagram: args.udp, request, ..question };
             let answer = floodway_admin::view::explain_offline(&checked.config, listener, &question);

@@ -201,7 +201,7 @@ impl Registered {
             route: Cell::new(route),
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
-            place: Cell::new(None),
+            rare: Cell::new(None),
             counted: Cell::new(false),
             endpoint: Cell::new(None),
             connect: Cell::new(NEVER),
