@@ -18,6 +18,8 @@ use crate::request::{Refused, Request};
 const LINGER: Duration = Duration::from_secs(5);
 /// Reads of one client that is listened to before others of the worker have their turn.
 const READS_A_TURN: u32 = 16;
+/// Bytes that are read at once where a head is waited for: what comes behind it is held.
+const MOST_READ: usize = 16 * 1024;
 /// How long an answer of ours may take to be sent.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -145,7 +147,7 @@ async fn listen(turn: &mut Turn<'_>, wire: &mut Wire, ahead: &mut Vec<u8>, is_fi
                 Ok(None) => {}
             }
             let mut scratch = visit.scratch();
-            match wire.poll_read(cx, &mut scratch) {
+            match wire.poll_read(cx, &mut scratch[..MOST_READ]) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) if ahead.is_empty() => return Poll::Ready(Heard::Nothing),
                 Poll::Ready(Ok(0)) => return Poll::Ready(bad(Fault::Ended)),

@@ -6,14 +6,14 @@ mod pace;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::LazyLock;
 use std::time::Duration;
 
+use floodway_balance::hash;
 use floodway_config::{Action, Http, HttpRoute, RequestKey, SplitPools};
 use floodway_flow::Reason;
 use floodway_net::Peer;
 use floodway_policy::Asked;
-use floodway_policy::http::HttpAsked;
+use floodway_policy::http::{Headers, HttpAsked, cookie_value};
 use floodway_runtime::{Listener, Phases, RequestRecord, Turn, Wire};
 
 use crate::answer::{Answer, fields_of, location, write_answer, write_error};
@@ -60,9 +60,6 @@ impl Scene<'_> {
     }
 }
 
-/// A route that says nothing.
-static AS_THE_LISTENER: LazyLock<HttpRoute> = LazyLock::new(HttpRoute::default);
-
 /// What heads are written from: all but what fills the places of templates.
 #[derive(Clone, Copy)]
 struct Told<'a> {
@@ -106,6 +103,9 @@ impl<'a> Exchange<'a> {
         let trusts = |ip: IpAddr| http.is_some_and(|http| http.trusted_proxies.allows(ip));
         let is_trusted = peer.is_none_or(trusts);
         let told = if is_trusted { request.told_client(trusts) } else { None };
+        if let Some(client) = told {
+            turn.is_of(client);
+        }
         let given = http.and_then(|http| http.request_id.as_deref()).filter(|_| is_trusted);
         let given = given.and_then(|name| request.value(name)).and_then(sound_id);
         let id = given.unwrap_or_else(|| new_id(visit.instance(), visit.random()));
@@ -131,7 +131,7 @@ impl<'a> Exchange<'a> {
         };
         turn.goes(place, None);
         let route = &listener.routes()[place];
-        let rule = route.http.as_deref().unwrap_or(&AS_THE_LISTENER);
+        let Some(rule) = route.http.as_deref() else { return After::Close };
         let most = rule.max_body.unwrap_or(http.max_body);
         if let (Framing::Length(length), Some(most)) = (self.request.framing, most)
             && length > most
@@ -204,23 +204,21 @@ impl<'a> Exchange<'a> {
     fn key_of(&self, turn: &Turn<'_>, split: &SplitPools) -> (Option<u64>, Option<String>) {
         match &split.by_request {
             None => (None, None),
-            Some(RequestKey::Header(name)) => (self.request.value(name).map(floodway_balance::hash::of), None),
-            Some(RequestKey::Cookie(name)) => match self.cookie(name) {
-                Some(value) => (Some(floodway_balance::hash::of(value)), None),
+            Some(RequestKey::Header(name)) => (self.request.get(name).map(|value| hash::of(&value)), None),
+            Some(RequestKey::Cookie(name)) => match self
+                .request
+                .get("cookie")
+                .and_then(|all| cookie_value(&all, name).filter(|v| !v.is_empty()).map(hash::of))
+            {
+                Some(key) => (Some(key), None),
                 None => {
                     let value = format!("{:016x}", turn.visit().random());
                     let secure = if self.wire.is_tls() { "; Secure" } else { "" };
                     let line = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
-                    (Some(floodway_balance::hash::of(value.as_bytes())), Some(line))
+                    (Some(hash::of(value.as_bytes())), Some(line))
                 }
             },
         }
-    }
-
-    fn cookie(&self, name: &str) -> Option<&[u8]> {
-        let lines = self.request.head.each(&self.request.bytes).filter(|(own, _)| own.eq_ignore_ascii_case(b"cookie"));
-        let pairs = lines.flat_map(|(_, value)| value.split(|&b| b == b';')).map(<[u8]>::trim_ascii);
-        pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).find(|value| !value.is_empty())
     }
 
     /// Whether the connection may serve on once the request is answered without a look at its body.

@@ -14,10 +14,12 @@ pub(crate) enum Fate {
     Tells,
 }
 
-/// Fields for one connection only (RFC 9110, 7.6.1), and those that frame a message.
-const OWN: [&[u8]; 10] = [
+/// Fields for one connection only (RFC 9110, 7.6.1), and those that frame a message. `Proxy` is none, but a CGI program would
+/// take it for the variable HTTP_PROXY (CVE-2016-5385).
+const OWN: [&[u8]; 11] = [
     b"te",
     b"host",
+    b"proxy",
     b"upgrade",
     b"connection",
     b"keep-alive",

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use floodway_config::Http;
-use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host};
+use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host, separator};
 
 use crate::h1::body::Framing;
-use crate::h1::head::{Fault, FirstLine, Head, Span, tokens};
+use crate::h1::head::{Fault, FirstLine, Head, Span, same_name, tokens};
 
 /// Part of a request: as it came, or written anew.
 #[derive(Clone, Debug)]
@@ -195,12 +195,13 @@ impl Request {
 
 impl Headers for Request {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut found = self.head.each(&self.bytes).filter(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()));
+        // Whoever reads `_` for `-` reads the one for the other: who asks for one is told of both.
+        let mut found = self.head.each(&self.bytes).filter(|(own, _)| same_name(own, name.as_bytes()));
         let (_, first) = found.next()?;
         let mut value = Cow::Borrowed(first);
         for (_, more) in found {
             let all = value.to_mut();
-            all.extend_from_slice(b", ");
+            all.extend_from_slice(separator(name).as_bytes());
             all.extend_from_slice(more);
         }
         Some(value)

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use floodway_policy::http::{HttpRouter, Placeholder, Values};
+use floodway_policy::http::{Headers, HttpRouter, Placeholder, Values};
 use floodway_runtime::{Turn, Visit};
 
 use crate::request::Request;
@@ -60,7 +60,7 @@ impl Values for Filled<'_> {
                 text(self.capture(name).unwrap_or_default());
             }
             Placeholder::Header(name) => {
-                out.extend_from_slice(self.request.value(name).unwrap_or_default());
+                out.extend_from_slice(&self.request.get(name).unwrap_or_default());
             }
         }
     }

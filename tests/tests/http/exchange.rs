@@ -2,6 +2,7 @@
 
 use floodway_tests::{Floodway, deaf, wait_for, wait_until};
 use std::io::Read;
+use std::time::Duration;
 
 use crate::peers::{Client, Origin, PIECES, RAW, get, get_with, read_head};
 use crate::{SOON, front, plain};
@@ -323,6 +324,82 @@ fn what_takes_too_long_ends() {
     let mut body = Client::new(at);
     assert_eq!(body.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").status(), 408);
     assert!(body.has_ended());
+}
+
+/// By the listener's times, and by those of routes.
+#[test]
+fn what_takes_too_long_once_an_endpoint_has_it_ends() {
+    let origin = Origin::start();
+    let keys = "    http: { timeouts: { idle: 300ms, body: 20s } }
+    routes:
+      - { match: { path: /silent/** }, timeouts: { response: 300ms }, forward: api }
+      - { match: { path: /x/silent/** }, rewrite: { strip_prefix: /x }, timeouts: { request: 300ms }, forward: api }
+      - { match: { path: /events/** }, timeouts: { request: 700ms, idle: 20s }, forward: api }
+      - { match: { path: [/body, /mute] }, timeouts: { body: 300ms }, forward: api }
+      - { forward: api }";
+    let floodway = front(keys, origin.address(), 1);
+    let at = floodway.address("web");
+    for path in ["/silent/20", "/x/silent/20"] {
+        assert_eq!(get(at, path).status(), 504, "{path}");
+    }
+    // One that has begun breaks off, by its own time and by that between two bytes.
+    for path in ["/events/600", "/cut/20"] {
+        let mut client = Client::new(at);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(client.read().is_err(), "{path}");
+    }
+    let mut body = Client::new(at);
+    assert_eq!(body.ask("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").status(), 408);
+    // Also where it waits to be told to send it, and is not: that is no fault of the endpoint's.
+    let mut waits = Client::new(at);
+    waits.send("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+    let answers: Vec<u16> = (0..2).map(|_| waits.read().unwrap().status()).collect();
+    assert_eq!(answers, [100, 408]);
+    let mut waits = Client::new(at);
+    waits.send("POST /mute HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(waits.read().unwrap().status(), 408);
+    wait_until(|| "the records".into(), SOON, || floodway.sessions().len() >= 7);
+    assert_eq!(floodway.metric("endpoint_failures_total", &["reason=\"timeout\""]), 1.0, "/silent alone");
+}
+
+#[test]
+fn who_sends_a_body_slower_than_it_may_is_sent_away() {
+    let origin = Origin::start();
+    let keys = "    http: { timeouts: { body: 3s }, min_rate: 1MiB/s }\n    forward: api";
+    let floodway = front(keys, origin.address(), 1);
+    let mut client = Client::new(floodway.address("web"));
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n");
+    let mut sender = client.0.get_ref().try_clone().unwrap();
+    let sends = std::thread::spawn(move || {
+        // Never a pause that is too long; until it is sent away.
+        while std::io::Write::write_all(&mut sender, &[b'x'; 1000]).is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let answer = client.read().unwrap();
+    assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")));
+    drop(client);
+    sends.join().unwrap();
+    let record = wait_for("a record of it", SOON, || floodway.sessions().into_iter().find(|r| r["status"] == 408));
+    assert!(record["error"].as_str().unwrap().contains("min_rate"), "{record}");
+}
+
+/// Some servers say 100 to whatever comes: it has no meaning, and does no harm.
+#[test]
+fn a_100_that_nobody_asked_for() {
+    let origin = Origin::start();
+    let keys = "    http: {}\n    routes: [{ rewrite: { response_headers: { remove: link } }, forward: api }]";
+    let floodway = front(keys, origin.address(), 1);
+    let mut client = Client::new(floodway.address("web"));
+    for _ in 0..3 {
+        assert_eq!(client.get("/continue").status(), 200);
+    }
+    assert_eq!(floodway.metric("endpoint_failures_total", &[]), 0.0);
+    // What a route takes out of responses it takes out of interim ones.
+    client.send("GET /interim HTTP/1.1\r\nHost: a\r\n\r\n");
+    let hints = client.read().unwrap();
+    assert_eq!((hints.status(), hints.field("link")), (103, None));
+    assert_eq!(client.read().unwrap().status(), 200);
 }
 
 /// The time of a request goes on while an endpoint is waited for: in the line of a pool, and while one is connected to.

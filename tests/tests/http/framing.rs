@@ -16,7 +16,7 @@ const KEYS: &str = "    http: { timeouts: { headers: 400ms, body: 400ms } }\n   
 const HIDDEN: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Fields after Host, before a body in chunks that ends at once.
-const FIELDS: [(&str, &str); 48] = [
+const FIELDS: [(&str, &str); 49] = [
     ("CL.TE", "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n"),
     ("TE.CL", "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n"),
     ("CL.TE in other cases", "content-length: 6\r\nTRANSFER-ENCODING: chunked\r\n"),
@@ -31,6 +31,7 @@ const FIELDS: [(&str, &str); 48] = [
     ("a length with a point", "Content-Length: 5.0\r\n"),
     ("an empty length", "Content-Length:\r\n"),
     ("a huge length", "Content-Length: 18446744073709551621\r\n"),
+    ("a list of nothing", "Connection: x,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,\r\n"),
     ("a length with junk", "Content-Length: 5;x\r\n"),
     ("a quoted length", "Content-Length: \"5\"\r\n"),
     ("a blank before the colon", "Content-Length : 5\r\n"),

@@ -5,6 +5,7 @@
 mod clients;
 mod exchange;
 mod framing;
+mod kept;
 mod operating;
 mod paths;
 mod peers;

@@ -1,5 +1,6 @@
 //! What operators do, and what they see: reloads, the log, metrics, sessions, explanations, the end.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -74,11 +75,18 @@ fn reloads_cut_no_request_and_no_download() {
                 }
             });
         }
+        let are_open = || origin.asked().iter().filter(|asked| asked.line.contains("/events/")).count() == DOWNLOADS;
+        wait_until(|| "the downloads to begin".into(), SOON, are_open);
+        let begin = Instant::now();
+        let before = asked.load(Ordering::Relaxed);
         for n in 1..=RELOADS {
             floodway.write_config(&generation(n, port, &origin));
             let _ = floodway.ask(&["reload"]);
             assert_eq!(get(at, "/generation").text(), n.to_string());
         }
+        let open = downloads.iter().filter(|download| !download.is_finished()).count();
+        let rate = (asked.load(Ordering::Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
+        println!("{RELOADS} reloads in {:?}, {rate:.0} requests/s; {open} downloads are still open", begin.elapsed());
         for download in downloads {
             assert_eq!(download.join().unwrap(), events, "a download was cut");
         }
@@ -196,8 +204,20 @@ fn the_combined_log_is_that_of_web_servers() {
 #[test]
 fn explain_says_where_a_request_goes() {
     let origin = Origin::start();
-    let keys = "    http: {}\n    routes: [{ name: v1, match: { path: /v1/**, header: { x-a: \"1\" } }, forward: api }, { name: no, match: { path: /v1/** }, respond: { status: 403 } }]";
-    let floodway = front(keys, origin.address(), 1);
+    let floodway = Floodway::start(&format!(
+        "listeners:
+  web:
+    bind: 127.0.0.1:0
+    http: {{}}
+    routes:
+      - {{ name: v1, match: {{ path: /v1/**, header: {{ x-a: \"1\" }} }}, forward: api }}
+      - {{ name: no, match: {{ path: /v1/** }}, respond: {{ status: 403 }} }}
+      - {{ name: split, match: {{ host: b.test }}, split: {{ pools: {{ api: 1, other: 1 }}, by: {{ cookie: user }} }} }}
+      - {{ name: ann, match: {{ host: c.test, certificate: ann }}, forward: api }}
+pools: {{ api: {{ endpoints: [\"{at}\"] }}, other: {{ endpoints: [\"{at}\"] }} }}
+",
+        at = origin.address()
+    ));
     let file = floodway.config_file();
     for live in [false, true] {
         let explain = |url: &str, more: &[&str]| {
@@ -216,7 +236,20 @@ fn explain_says_where_a_request_goes() {
         assert_eq!((&taken["request"]["host"], &taken["request"]["target"]), (&"a.test".into(), &"/v1/x?y".into()));
         let other = explain("http://a.test/v1/x", &[]);
         assert_eq!((&other["route"], &other["action"]), (&"no".into(), &"respond".into()), "{other}");
-        assert_eq!(other["other_routes"][0]["reason"], "header");
+        let lost = other["other_routes"].as_array().unwrap().iter().find(|other| other["route"] == "v1").unwrap();
+        assert_eq!(lost["reason"], "header", "{other}");
+        // A split by what the request says of its client, and a route by the certificate.
+        let of = |user: &str| {
+            let split = explain("http://b.test/", &["-H", &format!("Cookie: a=b; user={user}")]);
+            assert_eq!(split["route"], "split", "{split}");
+            split["pool"].as_str().unwrap().to_owned()
+        };
+        let pools: BTreeSet<String> = (0..20).map(|user| of(&user.to_string())).collect();
+        assert_eq!(pools.len(), 2);
+        assert!(explain("http://b.test/", &[])["pool"].is_null(), "by chance");
+        let by = explain("http://c.test/", &["--certificate", "ann"]);
+        assert_eq!((&by["route"], &by["pool"]), (&"ann".into(), &"api".into()), "{by}");
+        assert!(explain("http://c.test/", &["--certificate", "bob"])["route"].is_null());
         assert!(explain("http://a.test/%00", &[])["refused"].as_str().unwrap().contains("control"));
         assert!(explain("http://a.test/x", &[])["route"].is_null());
     }
@@ -282,6 +315,82 @@ fn the_example_of_a_reverse_proxy_serves() {
     assert!(curl("/u/ann", &[]).ends_with("308"));
     let told = origins[0].asked().into_iter().chain(origins[1].asked()).find(|m| m.line.contains("/users")).unwrap();
     assert_eq!((told.field("x-forwarded-proto"), told.field("x-real-ip")), (Some("https"), Some("127.0.0.1")));
+}
+
+#[test]
+fn every_place_of_a_template_is_filled() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    let issued = authority.issue("www", &["www.example.com"], Kind::Ecdsa);
+    let places = [
+        "client.ip",
+        "client.port",
+        "client.certificate",
+        "listener.name",
+        "route.name",
+        "request.id",
+        "request.method",
+        "request.host",
+        "request.path",
+        "request.query",
+        "request.scheme",
+        "tls.sni",
+        "tls.version",
+        "tls.cipher",
+        "path.id",
+        "path.rest",
+        "header.x-a",
+    ];
+    let body: Vec<String> =
+        places.iter().map(|place| format!("x-{}: \"[{{{place}}}]\"", place.replace('.', "-"))).collect();
+    let floodway = Floodway::start(&format!(
+        "listeners:
+  web:
+    bind: 127.0.0.1:0
+    tls: {{ certificates: all }}
+    http: {{}}
+    routes:
+      - {{ name: r, match: {{ path: \"/a/{{id}}/**\" }}, respond: {{ headers: {{ {} }} }} }}
+certificates: {{ www: {{ {} }} }}
+pools: {{ p: {{ endpoints: [127.0.0.1:1] }} }}
+",
+        body.join(", "),
+        issued.keys()
+    ));
+    let port = floodway.address("web").port();
+    let output = std::process::Command::new("curl")
+        .args(["-sS", "-i", "--cacert", authority.ca().to_str().unwrap(), "-H", "X-A: b", "-X", "PUT", "--resolve"])
+        .arg(format!("www.example.com:{port}:127.0.0.1"))
+        .arg(format!("https://www.example.com:{port}/a/7/b/c?d=e"))
+        .output()
+        .expect("curl: ./scripts/test installs it");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = |name: &str| {
+        let begin = format!("x-{name}: [");
+        let line = text.lines().find_map(|line| line.strip_prefix(&begin)?.trim_end().strip_suffix(']'));
+        line.unwrap_or_else(|| panic!("no {name}: {text}"))
+    };
+    for (name, value) in [
+        ("client-ip", "127.0.0.1"),
+        ("client-certificate", ""),
+        ("listener-name", "web"),
+        ("route-name", "r"),
+        ("request-method", "PUT"),
+        ("request-host", "www.example.com"),
+        ("request-path", "/a/7/b/c"),
+        ("request-query", "d=e"),
+        ("request-scheme", "https"),
+        ("tls-sni", "www.example.com"),
+        ("tls-version", "TLSv1.3"),
+        ("path-id", "7"),
+        ("path-rest", "b/c"),
+        ("header-x-a", "b"),
+    ] {
+        assert_eq!(said(name), value, "{name}");
+    }
+    assert_ne!(said("client-port").parse::<u16>().unwrap(), port);
+    assert_eq!(said("request-id").len(), 32);
+    assert!(said("tls-cipher").starts_with("TLS"), "{}", said("tls-cipher"));
 }
 
 /// Requests that are under way end at an endpoint that is drained; the next ones go elsewhere, kept connections or not.

@@ -191,6 +191,9 @@ fn converse(stream: TcpStream, asked: &Mutex<Vec<Message>>) -> io::Result<()> {
                 stream.get_mut().write_all(answer.as_bytes())?;
                 continue;
             }
+            // Whoever waits to be told to go on waits.
+            "mute" => {}
+            "continue" => say(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             "interim" => say(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")?,
             _ if message.field("expect").is_some() => say(b"HTTP/1.1 100 Continue\r\n\r\n")?,
             _ => {}
@@ -230,8 +233,10 @@ fn answer(stream: &mut TcpStream, (first, number): (&str, usize), body: &str, is
             say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nonce")?;
             return Ok(false);
         }
+        // After so many seconds.
         "cut" => {
             say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+            std::thread::sleep(Duration::from_secs(number as u64));
             return Ok(false);
         }
         "raw" => {

@@ -121,6 +121,63 @@ fn what_is_rewritten() {
     assert_eq!(origin.last().line, "GET /s/abc/d HTTP/1.1");
 }
 
+/// What a client has a part in leads nowhere else than the route does.
+#[test]
+fn rewriting_leads_nowhere_else() {
+    let origin = Origin::start();
+    let keys = "    http: {}
+    routes:
+      - { match: { path: /admin/** }, respond: { status: 403 } }
+      - { match: { path: \"~^/v1\" }, rewrite: { regex: { find: \"^/v1/?\", replace: /pub/ } }, forward: api }
+      - { match: { path: \"/t/{name}\" }, rewrite: { path: \"/t/{header.x-tenant}/{path.name}\" }, forward: api }
+      - { match: { path: /s }, rewrite: { query: { remove: admin, set: { from: \"{header.x-from}\" } } }, forward: api }
+      - { match: { path: /h, header: { x-debug: \"*\" } }, respond: { status: 403 } }
+      - { match: { path: /c, cookie: { role: \"*\" } }, respond: { status: 403 } }
+      - { forward: api }";
+    let floodway = front(keys, origin.address(), 1);
+    let at = floodway.address("web");
+    assert_eq!((get(at, "/v1/x").status(), origin.last().line.as_str()), (200, "GET /pub/x HTTP/1.1"));
+    let tenant = |name: &str| get_with(at, "/t/x", &format!("Host: a\r\nX-Tenant: {name}\r\n")).status();
+    assert_eq!((tenant("a b"), origin.last().line.as_str()), (200, "GET /t/a%20b/x HTTP/1.1"));
+    assert_eq!((tenant("a;b"), origin.last().line.as_str()), (200, "GET /t/a%3Bb/x HTTP/1.1"));
+    let before = origin.asked().len();
+    for (path, status) in [("/v1../admin", 400), ("/v1../", 400), ("/v1.", 400), ("/v1../../admin", 403)] {
+        assert_eq!(get(at, path).status(), status, "{path}");
+    }
+    for name in ["..", "../admin?", ".", "a/b", "a\\b"] {
+        assert_eq!(tenant(name), 400, "{name}");
+    }
+    assert_eq!(get_with(at, "/h", "Host: a\r\nX_Debug: 1\r\n").status(), 403);
+    assert_eq!(get_with(at, "/c", "Host: a\r\nCookie: a=b\r\nCookie: role=x\r\n").status(), 403);
+    assert_eq!(origin.asked().len(), before);
+    get_with(at, "/s?%61dmin=1&%66rom=evil&x=1", "Host: a\r\nX-From: me&admin=1\r\n");
+    assert_eq!(origin.last().line, "GET /s?x=1&from=me%26admin%3D1 HTTP/1.1");
+    get_with(at, "/", "Host: a\r\nProxy: evil.test\r\n");
+    assert_eq!(origin.last().field("proxy"), None);
+}
+
+#[test]
+fn a_split_by_header_keeps_clients_where_they_are() {
+    let (one, two) = (Origin::start(), Origin::start());
+    let floodway = Floodway::start(&format!(
+        "listeners:
+  web: {{ bind: 127.0.0.1:0, http: {{}}, routes: [{{ split: {{ pools: {{ one: 50, two: 50 }}, by: {{ header: x-user }} }} }}] }}
+pools: {{ one: {{ endpoints: [\"{}\"] }}, two: {{ endpoints: [\"{}\"] }} }}
+",
+        one.address(),
+        two.address()
+    ));
+    let at = floodway.address("web");
+    let went = |user: usize| {
+        let before = one.asked().len();
+        get_with(at, "/", &format!("Host: a\r\nX-User: u{user}\r\n"));
+        one.asked().len() > before
+    };
+    let first: Vec<bool> = (0..40).map(went).collect();
+    assert_eq!(first, (0..40).map(went).collect::<Vec<_>>());
+    assert!(first.contains(&true) && first.contains(&false), "both pools have clients");
+}
+
 #[test]
 fn a_split_by_cookie_keeps_clients_where_they_are() {
     let (one, two) = (Origin::start(), Origin::start());

@@ -1,6 +1,6 @@
 //! What clients are told: the head of a response, written anew.
 
-use floodway_policy::http::Values;
+use floodway_policy::http::{Edits, Values};
 
 use super::Told;
 use crate::answer::write_status;
@@ -22,6 +22,11 @@ pub(super) struct ToTell<'a> {
     pub(super) cookie: Option<&'a str>,
 }
 
+/// Whether field `name` of a response with `head` is passed on.
+pub(super) fn passes(head: &Head, bytes: &[u8], edits: &Edits, name: &[u8]) -> bool {
+    !is_own_of_response(name) && !head.nominates(bytes, name) && !edits.drops_field(name)
+}
+
 /// The head of the response as the client is told it.
 pub(super) fn write_response(told: &Told<'_>, answer: &ToTell<'_>, values: &dyn Values) -> Vec<u8> {
     let ToTell { head, bytes, framing, .. } = *answer;
@@ -30,7 +35,7 @@ pub(super) fn write_response(told: &Told<'_>, answer: &ToTell<'_>, values: &dyn 
     let FirstLine::Response(own, reason) = head.first else { return out };
     write_status(&mut out, answer.status.unwrap_or(own), answer.status.is_none().then(|| reason.of(bytes)));
     for (name, value) in head.each(bytes) {
-        if !is_own_of_response(name) && !head.nominates(bytes, name) && !edits.drops_field(name) {
+        if passes(head, bytes, edits, name) {
             write(&mut out, name, value);
         }
     }

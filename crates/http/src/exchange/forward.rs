@@ -8,13 +8,13 @@ use std::time::Duration;
 use floodway_flow::{Direction, Reason};
 use floodway_runtime::{Pool, Turn, Upstream};
 
-use super::downstream::{ToTell, write_response};
+use super::downstream::{ToTell, passes, write_response};
 use super::pace::{Pace, Waits};
 use super::upstream::write_request;
 use super::{Exchange, Outcome, Scene};
 use crate::answer::write_status;
 use crate::connection::After;
-use crate::fields::{dropped_trailers, is_own_of_response, write};
+use crate::fields::{dropped_trailers, write};
 use crate::h1::body::Framing;
 use crate::h1::head::{Fault, FirstLine, Head, Scanner};
 use crate::pipe::{Coding, Pipe, Step};
@@ -242,10 +242,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
                 Ok(true)
             }
             Step::WaitsForSource => {
-                // Who was told to expect a 100 rightly waits for it.
-                let waits_for_endpoint =
-                    self.x.request.head.says.expects_continue && self.interims == 0 && self.request.passed() == 0;
-                self.pace.waits = if waits_for_endpoint { Waits::No } else { Waits::ForBody };
+                // Also where it expects a 100: it may not wait for that for ever (RFC 9110, 10.1.1).
+                self.pace.waits = Waits::ForBody;
                 Ok(false)
             }
             Step::WaitsForSink => Ok(false),
@@ -386,13 +384,14 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         if status < 200 {
             self.interims += 1;
             // Nobody asked for another protocol.
-            if status == 101 || self.interims > MOST_INTERIM || !self.ahead_of_nothing(status) {
+            if status == 101 || self.interims > MOST_INTERIM {
                 return Err(Fault::Status);
             }
-            if self.x.request.head.is_1_1 {
+            if self.x.request.head.is_1_1 && self.has_meaning(status) {
                 let mut out = Vec::new();
                 write_status(&mut out, status, Some(reason.of(bytes)));
-                for (name, value) in head.each(bytes).filter(|(name, _)| !is_own_of_response(name)) {
+                let edits = &self.scene.rule.rewrite.response_headers;
+                for (name, value) in head.each(bytes).filter(|(name, _)| passes(&head, bytes, edits, name)) {
                     write(&mut out, name, value);
                 }
                 out.extend_from_slice(b"\r\n");
@@ -424,8 +423,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         Ok(())
     }
 
-    /// Whether an interim response has a meaning here.
-    fn ahead_of_nothing(&self, status: u16) -> bool {
+    /// Whether the client has any use for an interim response: some endpoints say 100 to whatever comes.
+    fn has_meaning(&self, status: u16) -> bool {
         status != 100 || self.x.request.head.says.expects_continue || self.x.request.framing != Framing::None
     }
 
@@ -453,7 +452,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             Some(_) => until(self.touched, scene.idle, Late::Idle),
         }
         let queued = || self.x.wire.socket().unacknowledged();
-        if let Some(at) = self.pace.look(now, scene.http.min_rate, queued) {
+        let body = scene.rule.body.unwrap_or(times.body);
+        if let Some(at) = self.pace.look(now, scene.http.min_rate, body, queued) {
             until(at, Some(Duration::ZERO), Late::Pace);
         }
         match due {
@@ -468,6 +468,10 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
     fn late(&self, late: Late) -> Ended {
         match late {
             Late::Body => self.instead(408, "its body did not come in time", Reason::IdleTimeout),
+            // A client that takes no interim response holds the other one up.
+            Late::Response if self.interim.is_some() => {
+                Ended::Broken("the client takes no interim response".to_owned(), Reason::IdleTimeout)
+            }
             Late::Response => {
                 self.turn.endpoint_late();
                 self.instead(504, "the endpoint did not answer in time", Reason::IdleTimeout)
@@ -500,7 +504,10 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         if may_again {
             return Ended::TryAgain;
         }
-        self.turn.endpoint_failed(why);
+        // Who waits for a body that does not come may give up.
+        if self.request_is_over {
+            self.turn.endpoint_failed(why);
+        }
         self.instead(502, why, Reason::ServerReset)
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use floodway_policy::http::{TargetFault, Values, canonical, canonical_host};
+use floodway_policy::http::{TargetFault, Values, canonical_host, canonical_rewritten};
 
 use super::Told;
 use crate::fields::{Fate, of_request, write, write_filled, write_length};
@@ -41,9 +41,8 @@ pub(super) fn write_request(told: &Told<'_>, keeps: bool, values: &dyn Values) -
         Some(path) => {
             let (mut new, mut room) = (Vec::new(), Vec::new());
             path.write(request.path(), values, &mut new);
-            // A `?` that came into it begins no query.
-            let target = canonical(&new, told.http.paths, &mut room).map_err(Unwritable::Path)?;
-            out.extend_from_slice(target.path.as_bytes());
+            let path = canonical_rewritten(&new, told.http.paths, &mut room).map_err(Unwritable::Path)?;
+            out.extend_from_slice(path.as_bytes());
         }
     }
     let before = out.len();
@@ -122,7 +121,9 @@ fn is_added_to(name: &[u8], told: &Told<'_>) -> bool {
 fn tell_of_client(told: &Told<'_>, out: &mut Vec<u8>) {
     let Told { request, http, peer, .. } = *told;
     let scheme: &[u8] = if told.is_tls { b"https" } else { b"http" };
-    let told_before = |name: &str| if told.is_trusted { request.value(name) } else { None };
+    // What was for one connection was not passed on.
+    let is_passed = |name: &str| told.is_trusted && !request.head.nominates(&request.bytes, name.as_bytes());
+    let told_before = |name: &str| request.value(name).filter(|_| is_passed(name));
     // What is edited is the route's to say.
     let says = |name: &str| !told.rule.rewrite.request_headers.drops_field(name.as_bytes());
     if http.tells_x_forwarded && says("x-forwarded-for") {

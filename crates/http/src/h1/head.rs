@@ -10,7 +10,7 @@ use super::body::Framing;
 
 /// Header fields that are read without an allocation.
 const FEW: usize = 128;
-/// Words of Connection: each field is compared with each.
+/// Items of Connection: each field is compared with each.
 const MOST_TOKENS: u8 = 32;
 
 /// Bytes of a message, by their places in its head.
@@ -183,7 +183,7 @@ pub struct Says {
     /// Where Host is, and how many there are.
     pub host: Option<usize>,
     hosts: u8,
-    /// Words of Connection.
+    /// Items of Connection.
     tokens: u8,
     /// Expect: 100-continue.
     pub expects_continue: bool,
@@ -330,11 +330,13 @@ impl Says {
                 false => self.expects_else = true,
             },
             10 if is("connection") => {
+                // Empty ones too: whoever looks for a name goes over them.
+                let items = value.split(|&b| b == b',').take(usize::from(MOST_TOKENS) + 1).count();
+                self.tokens = self.tokens.saturating_add(u8::try_from(items).unwrap_or(u8::MAX));
+                if self.tokens > MOST_TOKENS {
+                    return Err(Fault::Connection);
+                }
                 for token in tokens(value) {
-                    self.tokens = self.tokens.saturating_add(1);
-                    if self.tokens > MOST_TOKENS {
-                        return Err(Fault::Connection);
-                    }
                     match () {
                         () if token.eq_ignore_ascii_case(b"close") => self.close = true,
                         () if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
