@@ -87,6 +87,8 @@ fn reloads_cut_no_request_and_no_download() {
         let open = downloads.iter().filter(|download| !download.is_finished()).count();
         let rate = (asked.load(Ordering::Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
         println!("{RELOADS} reloads in {:?}, {rate:.0} requests/s; {open} downloads are still open", begin.elapsed());
+        // They take ten seconds.
+        assert_eq!(open, DOWNLOADS);
         for download in downloads {
             assert_eq!(download.join().unwrap(), events, "a download was cut");
         }
@@ -199,6 +201,30 @@ fn the_combined_log_is_that_of_web_servers() {
     let (begin, end) = line.split_once("] ").unwrap();
     assert!(begin.starts_with("127.0.0.1 - - ["), "{line}");
     assert_eq!(end, "\"GET /a%22?b=\\\"c HTTP/1.1\" 200 26 \"-\" \"x\\\"y\"\n");
+}
+
+#[test]
+fn the_log_takes_a_share_and_says_more() {
+    let origin = Origin::start();
+    let start = |sample: &str| {
+        Floodway::start(&format!(
+            "listeners: {{ web: {{ bind: 127.0.0.1:0, http: {{}}, forward: api }} }}\npools: {{ api: {{ endpoints: [\"{}\"] }} }}\nlog: {{ requests: {{ to: access.log, sample: {sample}, fields: {{ dc: eu1 }} }} }}\n",
+            origin.address()
+        ))
+    };
+    for (sample, least, most) in [("100%", 300, 300), ("50%", 90, 210), ("0%", 0, 0)] {
+        let mut floodway = start(sample);
+        let mut client = Client::new(floodway.address("web"));
+        (0..300).for_each(|_| assert_eq!(client.get("/").status(), 200));
+        drop(client);
+        // At its end all is written.
+        floodway.signal(Signal::SIGTERM);
+        assert_eq!(floodway.wait_end(SOON), Some(0));
+        let log = std::fs::read_to_string(floodway.folder().join("access.log")).unwrap_or_default();
+        let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!((least..=most).contains(&lines.len()), "{} of {sample}", lines.len());
+        assert!(lines.iter().all(|line| line["dc"] == "eu1" && line["status"] == 200));
+    }
 }
 
 #[test]

@@ -157,6 +157,28 @@ fn rewriting_leads_nowhere_else() {
 }
 
 #[test]
+fn ten_thousand_routes_are_read_and_found() {
+    let origin = Origin::start();
+    let routes: String = (0..10_000)
+        .map(|i| {
+            format!(
+                "      - {{ match: {{ host: h{}.test, path: /service-{i}/** }}, respond: {{ body: \"{i}\" }} }}\n",
+                i % 100
+            )
+        })
+        .collect();
+    let floodway =
+        front(&format!("    http: {{}}\n    routes:\n{routes}      - {{ forward: api }}"), origin.address(), 2);
+    for i in [0, 1, 4711, 9999] {
+        let of = |host: usize| {
+            get_with(floodway.address("web"), &format!("/service-{i}/x"), &format!("Host: h{host}.test\r\n")).text()
+        };
+        assert_eq!(of(i % 100), i.to_string());
+        assert_eq!(of(i % 100 + 1), format!("GET /service-{i}/x HTTP/1.1\n0\n"), "of another host");
+    }
+}
+
+#[test]
 fn a_split_by_header_keeps_clients_where_they_are() {
     let (one, two) = (Origin::start(), Origin::start());
     let floodway = Floodway::start(&format!(

@@ -345,7 +345,7 @@ fn ties_are_found_and_priority_breaks_them() {
 }
 
 #[test]
-fn a_thousand_routes_of_one_host_are_found() {
+fn ten_thousand_routes_of_one_host_are_found() {
     let routes = (0..10_000).map(|i| {
         let path = PathPattern::parse(&format!("/service-{i}/**")).unwrap();
         (

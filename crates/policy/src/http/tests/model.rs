@@ -45,7 +45,10 @@ fn best_of<T>(list: &[T], score: impl Fn(&T) -> Option<Vec<i64>>) -> Option<Vec<
 }
 
 fn score(connection: &RouteMatch, request: &HttpMatch, asked: &HttpAsked<'_>) -> Option<Vec<Vec<i64>>> {
-    let is_default = request.asks_nothing() && connection.source.is_empty() && connection.priority.is_none();
+    let is_default = request.asks_nothing()
+        && connection.source.is_empty()
+        && connection.ports.is_empty()
+        && connection.priority.is_none();
     let level = if is_default { vec![0] } else { vec![1, connection.priority.unwrap_or(0).into()] };
     let hosts = best_of(&request.hosts, |h| score_host(h, asked.host))?;
     let paths = best_of(&request.paths, |p| score_path(p.as_str(), asked.path))?;
@@ -53,11 +56,32 @@ fn score(connection: &RouteMatch, request: &HttpMatch, asked: &HttpAsked<'_>) ->
     let source = best_of(&connection.source, |p| p.contains(&ip).then(|| vec![1, p.prefix_len().into()]))?;
     let method = request.methods.is_empty() || request.methods.iter().any(|m| **m == *asked.method);
     let header = |c: &Condition| asked.headers.get(&c.name).is_some_and(|v| c.values.iter().any(|p| p.matches(&v)));
-    if !method || !request.headers.iter().all(header) {
+    let port = connection.ports.iter().filter(|(a, b)| asked.connection.port.is_some_and(|p| *a <= p && p <= *b));
+    let port = match connection.ports.is_empty() {
+        true => vec![0],
+        false => port.map(|(a, b)| vec![1, i64::from(*a) - i64::from(*b)]).max()?,
+    };
+    // In the requests asked here nothing is encoded, and nothing comes twice.
+    let of = |list: String, name: &str| {
+        list.split(['&', ';']).find_map(|pair| Some(pair.trim().strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    };
+    let holds = |c: &Condition, list: String| {
+        of(list, &c.name).is_some_and(|value| c.values.iter().any(|p| p.matches(value.as_bytes())))
+    };
+    let query = |c: &Condition| holds(c, asked.query.unwrap_or_default().to_owned());
+    let cookies = asked.headers.get("cookie").map(|v| String::from_utf8_lossy(&v).into_owned()).unwrap_or_default();
+    let cookie = |c: &Condition| holds(c, cookies.clone());
+    let certificate = request.certificate.is_empty()
+        || asked.certificate.is_some_and(|name| request.certificate.iter().any(|p| p.matches(name.as_bytes())));
+    let all =
+        request.headers.iter().all(header) && request.query.iter().all(query) && request.cookies.iter().all(cookie);
+    if !method || !all || !certificate {
         return None;
     }
-    let others = usize::from(!request.methods.is_empty()) + request.headers.len();
-    Some(vec![level, hosts, paths, source, vec![others as i64]])
+    let lists = [request.methods.is_empty(), request.certificate.is_empty()];
+    let conditions = request.headers.len() + request.query.len() + request.cookies.len();
+    let others = conditions + lists.iter().filter(|is_empty| !**is_empty).count();
+    Some(vec![level, hosts, paths, source, port, vec![others as i64]])
 }
 
 fn some<T: std::fmt::Debug + Clone + 'static>(of: &'static [T], most: usize) -> impl Strategy<Value = Vec<T>> {
@@ -77,8 +101,13 @@ fn routes() -> impl Strategy<Value = Vec<(RouteMatch, HttpMatch)>> {
     let headers = some(&[("x-a", "1"), ("x-a", "2"), ("x-b", "*")], 2);
     let source = some(&["10.0.0.0/8", "10.1.0.0/16"], 2);
     let priority = prop::option::weighted(0.2, -1..2);
-    let one = (hosts, paths, methods, headers, source, priority).prop_map(
-        |(hosts, paths, methods, headers, source, priority)| {
+    let query = some(&[("v", "1"), ("v", "2"), ("w", "*")], 1);
+    let cookies = some(&[("c", "1"), ("d", "*")], 1);
+    let certificate = some(&["ann", "bob", "*"], 1);
+    let ports = some(&[(80, 80), (80, 90), (443, 443), (1, 1000)], 2);
+    let of_connection = (source, priority, ports);
+    let one = (hosts, paths, methods, (headers, query, cookies, certificate), of_connection).prop_map(
+        |(hosts, paths, methods, (headers, query, cookies, certificate), (source, priority, ports))| {
             let condition = |(name, value): (&str, &str)| Condition {
                 name: name.into(),
                 values: vec![ValuePattern::parse(value).unwrap()],
@@ -86,6 +115,7 @@ fn routes() -> impl Strategy<Value = Vec<(RouteMatch, HttpMatch)>> {
             let connection = RouteMatch {
                 priority,
                 source: source.into_iter().map(|s| parse_prefix(s).unwrap()).collect(),
+                ports,
                 ..RouteMatch::default()
             };
             let request = HttpMatch {
@@ -93,7 +123,9 @@ fn routes() -> impl Strategy<Value = Vec<(RouteMatch, HttpMatch)>> {
                 paths: paths.into_iter().map(|p| PathPattern::parse(p).unwrap()).collect(),
                 methods: methods.into_iter().map(Into::into).collect(),
                 headers: headers.into_iter().map(condition).collect(),
-                ..HttpMatch::default()
+                query: query.into_iter().map(condition).collect(),
+                cookies: cookies.into_iter().map(condition).collect(),
+                certificate: certificate.into_iter().map(|name| ValuePattern::parse(name).unwrap()).collect(),
             };
             (connection, request)
         },
@@ -112,8 +144,13 @@ proptest! {
                 prop::sample::select(&["a.x", "b.x", "c.b.x", "x", "y"][..]),
                 prop::sample::select(&["/", "/a", "/a/b", "/b/b", "/a/c", "/a/b/c", "/c/d/e/b", "/a/"][..]),
                 prop::sample::select(&["GET", "POST", "PUT"][..]),
-                some(&[("x-a", "1"), ("x-b", "7")], 2),
+                some(&[("x-a", "1"), ("x-b", "7"), ("cookie", "c=1; d=2")], 3),
                 prop::sample::select(&["10.1.0.1", "10.2.0.1", "::1"][..]),
+                (
+                    prop::sample::select(&[None, Some(80), Some(90), Some(443)][..]),
+                    prop::sample::select(&[None, Some("v=1"), Some("w=3&v=2")][..]),
+                    prop::sample::select(&[None, Some("ann"), Some("eve"), Some("")][..]),
+                ),
             ),
             1..20,
         ),
@@ -124,10 +161,10 @@ proptest! {
                 Err(tie) => drop(routes.remove(tie.second)),
             }
         };
-        for (host, path, method, headers, source) in asked {
+        for (host, path, method, headers, source, (port, query, certificate)) in asked {
             let headers = Pairs(headers);
-            let connection = Asked { source: Some(source.parse().unwrap()), ..Asked::default() };
-            let asked = HttpAsked { connection, host, path, query: None, method, headers: &headers, certificate: None };
+            let connection = Asked { source: Some(source.parse().unwrap()), port, ..Asked::default() };
+            let asked = HttpAsked { connection, host, path, query, method, headers: &headers, certificate };
             let scores = routes.iter().enumerate().filter_map(|(i, (c, r))| Some((score(c, r, &asked)?, i)));
             let mut scores: Vec<_> = scores.collect();
             scores.sort();
