@@ -613,7 +613,7 @@ impl Session {
             route: Cell::new(route),
             pool: Cell::new(short(pool.0)),
             told_first: Cell::new(0),
-            rare: Cell::new(self.rare.take()),
+            rare: Cell::new(self.rare().client.map(|client| Box::new(Rare { client: Some(client), place: None }))),
             counted: self.counted.clone(),
             endpoint: Cell::new(None),
             connect: Cell::new(NEVER),

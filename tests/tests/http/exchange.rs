@@ -334,8 +334,8 @@ fn what_takes_too_long_once_an_endpoint_has_it_ends() {
     routes:
       - { match: { path: /silent/** }, timeouts: { response: 300ms }, forward: api }
       - { match: { path: /x/silent/** }, rewrite: { strip_prefix: /x }, timeouts: { request: 300ms }, forward: api }
-      - { match: { path: /events/** }, timeouts: { request: 700ms, idle: 20s }, forward: api }
-      - { match: { path: [/body, /mute] }, timeouts: { body: 300ms }, forward: api }
+      - { match: { path: /events/** }, timeouts: { request: 2s, idle: 20s }, forward: api }
+      - { match: { path: [/body, /mute] }, timeouts: { body: 1s }, forward: api }
       - { forward: api }";
     let floodway = front(keys, origin.address(), 1);
     let at = floodway.address("web");

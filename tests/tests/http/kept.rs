@@ -1,6 +1,7 @@
 //! Connections to endpoints that wait for the next request.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use floodway_tests::{Floodway, wait_until};
@@ -41,13 +42,13 @@ fn one_serves_so_many_requests() {
 
 #[test]
 fn one_waits_so_long_and_lives_so_long() {
-    for rules in ["{ idle: 200ms }", "{ age: 200ms }"] {
+    for rules in ["{ idle: 1s }", "{ age: 1s }"] {
         let origin = Origin::start();
         let floodway = keeping(rules, &origin);
         ask(&floodway, 3);
         assert_eq!(origin.backend.accepted(), 1, "{rules}");
         // Longer than either says: what is waited for is the time.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(1200));
         ask(&floodway, 1);
         assert_eq!(origin.backend.accepted(), 2, "{rules}");
     }
@@ -60,7 +61,7 @@ fn so_many_are_kept_and_the_last_goes_first() {
     let at = floodway.address("web");
     let mut clients: Vec<_> = (0..4).map(|_| Client::new(at)).collect();
     for (i, client) in clients.iter_mut().enumerate() {
-        client.send("GET /events/5 HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send("GET /events/20 HTTP/1.1\r\nHost: a\r\n\r\n");
         wait_until(|| format!("request {i} to come"), SOON, || origin.asked().len() == i + 1);
     }
     for client in &mut clients {
@@ -74,11 +75,21 @@ fn so_many_are_kept_and_the_last_goes_first() {
     let mut clients: Vec<_> = (0..3).map(|_| Client::new(at)).collect();
     for (i, client) in clients.iter_mut().enumerate() {
         let asked = origin.asked().len();
-        client.send("GET /events/5 HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send("GET /events/20 HTTP/1.1\r\nHost: a\r\n\r\n");
         wait_until(|| format!("request {i} to come"), SOON, || origin.asked().len() == asked + 1);
     }
     clients.iter_mut().for_each(|client| assert_eq!(client.read().unwrap().status(), 200));
     assert_eq!(origin.backend.accepted(), before + 1, "two were kept of four");
+}
+
+/// Whether a connection to `address` has not ended at either side (state 01 of proc_net_tcp(5)).
+fn is_connected_to(address: SocketAddr) -> bool {
+    let remote = format!(":{:04X}", address.port());
+    let is_one = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&remote) && fields[3] == "01"
+    };
+    std::fs::read_to_string("/proc/net/tcp").unwrap().lines().skip(1).any(is_one)
 }
 
 /// A task that has used up its turn is told of no event: a connection that has ended must not pass for one that waits.
@@ -94,6 +105,7 @@ fn one_that_has_ended_is_not_used_by_a_busy_client() {
     for refused in [100, 126, 127, 128, 129, 200] {
         // It ends the connection behind the response, without a word before.
         assert_eq!(get(at, "/once").text(), "once");
+        wait_until(|| "the end to come".into(), SOON, || !is_connected_to(origin.address()));
         let mut client = Client::new(at);
         let post = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
         client.send(pipelined.repeat(refused) + post);

@@ -44,7 +44,7 @@ pub(super) static HTTP: Section = section(
         Key::new(
             "min_rate",
             Kind::Leaf(Or(OFF, &Leaf::Bandwidth)),
-            "Slowest that a client may send a body, over `timeouts.body`, or take a response that waits for it, over ten seconds.",
+            "Slowest that a client may send a body, over `timeouts.body` and at least ten seconds, or take a response that waits for it, over ten seconds.",
         )
         .or("1KiB/s"),
         Key::new(

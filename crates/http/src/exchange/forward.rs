@@ -26,6 +26,8 @@ const MOST_INTERIM: u32 = 32;
 /// Steps and bytes of one exchange before others of the worker have their turn.
 const STEPS_A_TURN: u32 = 32;
 const BYTES_A_TURN: u64 = 256 * 1024;
+/// How long a body may pause before it is the client that lets the endpoint wait.
+const OWED: Duration = Duration::from_secs(1);
 /// Bytes of the next requests that are read while this one is served.
 const MOST_AHEAD: usize = 4096;
 
@@ -290,6 +292,9 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             return match step {
                 Step::Done => {
                     self.interim = None;
+                    // Who was told to go on has its whole time for that.
+                    self.touched = visit.now();
+                    self.pace = Pace::new(self.touched);
                     Ok(true)
                 }
                 Step::Went => Ok(true),
@@ -505,7 +510,8 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
             return Ended::TryAgain;
         }
         // Who waits for a body that does not come may give up.
-        if self.request_is_over {
+        let is_owed = !self.request_is_over && self.turn.visit().now() >= self.touched + OWED;
+        if !is_owed {
             self.turn.endpoint_failed(why);
         }
         self.instead(502, why, Reason::ServerReset)

@@ -13,6 +13,13 @@ pub trait Headers {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 }
 
+/// Whether both name one field: to an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18), and so it is here.
+#[must_use]
+pub fn is_same_field(a: &[u8], b: &[u8]) -> bool {
+    let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| folded(*a) == folded(*b))
+}
+
 /// What is written between the values of several lines of field `name`.
 #[must_use]
 pub fn separator(name: &str) -> &'static str {

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::conditions::form_decoded;
+use super::conditions::{form_decoded, is_same_field};
 use super::target::encode_all;
 use super::template::{Template, Values};
 
@@ -88,13 +88,10 @@ impl Edits {
         self.remove.iter().map(|name| &**name).chain(self.set.iter().map(|(name, _)| &**name))
     }
 
-    /// Whether field `name` goes. To an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18): so it is here.
+    /// Whether field `name` goes.
     #[must_use]
     pub fn drops_field(&self, name: &[u8]) -> bool {
-        let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
-        let same =
-            |own: &str| own.len() == name.len() && own.bytes().zip(name).all(|(own, b)| folded(own) == folded(*b));
-        self.goes().any(same)
+        self.goes().any(|own| is_same_field(own.as_bytes(), name))
     }
 
     /// Appends what `query` becomes; true if there is anything. Names are compared decoded, as endpoints read them.

@@ -112,7 +112,7 @@ impl Template {
     }
 
     /// Appends it with its places filled in.
-    pub fn write(&self, values: &dyn Values, out: &mut Vec<u8>) {
+    fn write(&self, values: &dyn Values, out: &mut Vec<u8>) {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
