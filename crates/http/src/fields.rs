@@ -1,8 +1,8 @@
 //! Which header fields pass, and which are Floodway's own.
 
-use floodway_policy::http::{Edits, Template, Values};
+use floodway_policy::http::{Edits, Template, Values, same_name};
 
-use crate::h1::head::{Head, same_name};
+use crate::h1::head::Head;
 
 /// What becomes of a field of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use std::io;
 use std::task::{Context as Cx, Poll};
 
 use floodway_net::{PIPE_BYTES, Pipe as KernelPipe, Socket};
+use floodway_policy::http::same_name;
 use floodway_runtime::{Visit, Wire};
 
 use crate::fields;
 use crate::h1::body::{CHUNK_ROOM, Decoded, Decoder, Framing, write_chunk_line};
-use crate::h1::head::{Fault, same_name, trailers};
+use crate::h1::head::{Fault, trailers};
 
 /// Bytes that are gathered behind a head before they are sent with it.
 const WITH_HEAD: usize = 16 * 1024;

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use floodway_config::Http;
-use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host, separator};
+use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host, same_name, separator};
 
 use crate::h1::body::Framing;
-use crate::h1::head::{Fault, FirstLine, Head, Span, same_name, tokens};
+use crate::h1::head::{Fault, FirstLine, Head, Span, tokens};
 
 /// Part of a request: as it came, or written anew.
 #[derive(Clone, Debug)]

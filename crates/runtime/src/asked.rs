@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use floodway_balance::hash;
 use floodway_config::{Http, RequestKey};
-use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host, cookie_value, is_same_field, separator};
+use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host, cookie_value, same_name, separator};
 use floodway_policy::{Asked, Mismatch};
 
 /// A request that somebody asks about.
@@ -95,7 +95,7 @@ pub(crate) struct Routed {
 
 impl Headers for AskedRequest {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let same = self.headers.iter().filter(|(own, _)| is_same_field(own.as_bytes(), name.as_bytes()));
+        let same = self.headers.iter().filter(|(own, _)| same_name(own.as_bytes(), name.as_bytes()));
         let all: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
         (!all.is_empty()).then(|| Cow::Owned(all.join(separator(name)).into_bytes()))
     }

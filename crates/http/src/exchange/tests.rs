@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use floodway_config::{Config, Limits, OneText};
-use floodway_policy::http::{Placeholder, Values, canonical_host};
+use floodway_policy::http::{Placeholder, Values, canonical_host, same_name};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -15,7 +15,7 @@ use super::upstream::write_request;
 use crate::answer::reason;
 use crate::fields::is_own_of_response;
 use crate::h1::body::Framing;
-use crate::h1::head::{Head, Scanner, same_name};
+use crate::h1::head::{Head, Scanner};
 use crate::request::Request;
 
 /// Any place is filled with the same: what a stranger would like to see there.

@@ -4,12 +4,11 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use floodway_policy::http::{TargetFault, Values, canonical_host, canonical_rewritten};
+use floodway_policy::http::{TargetFault, Values, canonical_host, canonical_rewritten, same_name};
 
 use super::Told;
 use crate::fields::{Fate, of_request, write, write_filled, write_length};
 use crate::h1::body::Framing;
-use crate::h1::head::same_name;
 
 /// What `rewrite` made that no head can bear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

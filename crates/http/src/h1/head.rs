@@ -6,6 +6,8 @@
 use std::fmt;
 use std::mem::MaybeUninit;
 
+use floodway_policy::http::same_name;
+
 use super::body::Framing;
 
 /// Header fields that are read without an allocation.
@@ -370,13 +372,6 @@ impl Says {
 /// Fields that a request cannot say to be for one connection: without them it would be another request.
 const IS_END_TO_END: [&str; 8] =
     ["host", "content-length", "transfer-encoding", "content-type", "authorization", "cookie", "expect", "range"];
-
-/// Whether both name one field. To an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18).
-#[must_use]
-pub fn same_name(a: &[u8], b: &[u8]) -> bool {
-    let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| folded(*a) == folded(*b))
-}
 
 /// The items of a list (RFC 9110, 5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {

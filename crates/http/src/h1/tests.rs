@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::body::{CHUNK_ROOM, Decoder, Framing, write_chunk_line};
-use super::head::{Fault, FirstLine, Head, Scanner, same_name};
+use super::head::{Fault, FirstLine, Head, Scanner};
 
 fn request(text: &str) -> Result<Head, Fault> {
     let bytes = text.as_bytes();
@@ -136,11 +136,6 @@ fn responses_and_their_bodies() {
     ] {
         assert_eq!(response(text, false), Err(fault), "{text:?}");
     }
-}
-
-#[test]
-fn names_that_endpoints_may_take_for_one_another() {
-    assert!(same_name(b"X-Forwarded-For", b"x_forwarded_for") && !same_name(b"a-b", b"ab"));
 }
 
 /// A body as one would write it down who has all of it: `None` is no body.

@@ -15,7 +15,7 @@ pub trait Headers {
 
 /// Whether both name one field: to an endpoint that makes variables of fields, `_` is `-` (RFC 3875, 4.1.18), and so it is here.
 #[must_use]
-pub fn is_same_field(a: &[u8], b: &[u8]) -> bool {
+pub fn same_name(a: &[u8], b: &[u8]) -> bool {
     let folded = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| folded(*a) == folded(*b))
 }

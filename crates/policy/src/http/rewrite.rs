@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::conditions::{form_decoded, is_same_field};
+use super::conditions::{form_decoded, same_name};
 use super::target::encode_all;
 use super::template::{Template, Values};
 
@@ -91,7 +91,7 @@ impl Edits {
     /// Whether field `name` goes.
     #[must_use]
     pub fn drops_field(&self, name: &[u8]) -> bool {
-        self.goes().any(|own| is_same_field(own.as_bytes(), name))
+        self.goes().any(|own| same_name(own.as_bytes(), name))
     }
 
     /// Appends what `query` becomes; true if there is anything. Names are compared decoded, as endpoints read them.

@@ -207,6 +207,11 @@ impl Headers for Pairs {
 }
 
 #[test]
+fn names_that_endpoints_may_take_for_one_another() {
+    assert!(same_name(b"X-Forwarded-For", b"x_forwarded_for") && !same_name(b"a-b", b"ab"));
+}
+
+#[test]
 fn conditions_of_headers_queries_cookies_and_certificates() {
     let condition =
         |name: &str, value: &str| Condition { name: name.into(), values: vec![ValuePattern::parse(value).unwrap()] };
