@@ -59,26 +59,22 @@ fn so_many_are_kept_and_the_last_goes_first() {
     let origin = Origin::start();
     let floodway = keeping("{ max: 2 }", &origin);
     let at = floodway.address("web");
-    let mut clients: Vec<_> = (0..4).map(|_| Client::new(at)).collect();
-    for (i, client) in clients.iter_mut().enumerate() {
-        client.send("GET /events/20 HTTP/1.1\r\nHost: a\r\n\r\n");
-        wait_until(|| format!("request {i} to come"), SOON, || origin.asked().len() == i + 1);
-    }
-    for client in &mut clients {
-        assert_eq!(client.read().unwrap().status(), 200);
-    }
+    let ask_at_once = |count: usize| {
+        let mut clients: Vec<_> = (0..count).map(|_| Client::new(at)).collect();
+        for (i, client) in clients.iter_mut().enumerate() {
+            let asked = origin.asked().len();
+            client.send("GET /events/20 HTTP/1.1\r\nHost: a\r\n\r\n");
+            wait_until(|| format!("request {i} to come"), SOON, || origin.asked().len() == asked + 1);
+        }
+        clients.iter_mut().for_each(|client| assert_eq!(client.read().unwrap().status(), 200));
+    };
+    ask_at_once(4);
     let before = origin.backend.accepted();
     assert_eq!(before, 4);
     // One after the other: always the same one.
     ask(&floodway, 10);
     assert_eq!(origin.backend.accepted(), before);
-    let mut clients: Vec<_> = (0..3).map(|_| Client::new(at)).collect();
-    for (i, client) in clients.iter_mut().enumerate() {
-        let asked = origin.asked().len();
-        client.send("GET /events/20 HTTP/1.1\r\nHost: a\r\n\r\n");
-        wait_until(|| format!("request {i} to come"), SOON, || origin.asked().len() == asked + 1);
-    }
-    clients.iter_mut().for_each(|client| assert_eq!(client.read().unwrap().status(), 200));
+    ask_at_once(3);
     assert_eq!(origin.backend.accepted(), before + 1, "two were kept of four");
 }
 

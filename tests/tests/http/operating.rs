@@ -299,6 +299,19 @@ fn the_end_lets_requests_end_and_waits_for_nobody_else() {
     assert_eq!(floodway.wait_end(SOON), Some(0));
 }
 
+/// What curl says that www.example.com, here at `port`, answers.
+fn curl(authority: &Authority, port: u16, path: &str, more: &[&str]) -> String {
+    let output = std::process::Command::new("curl")
+        .args(["-sS", "--cacert", authority.ca().to_str().unwrap(), "--resolve"])
+        .arg(format!("www.example.com:{port}:127.0.0.1"))
+        .args(more)
+        .arg(format!("https://www.example.com:{port}{path}"))
+        .output()
+        .expect("curl: ./scripts/test installs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[test]
 fn the_example_of_a_reverse_proxy_serves() {
     let origins: Vec<Origin> = (0..5).map(|_| Origin::start()).collect();
@@ -318,18 +331,8 @@ fn the_example_of_a_reverse_proxy_serves() {
     let (web, plain) = (floodway.address("web"), floodway.address("plain"));
     let moved = get(plain, "/x?y");
     assert_eq!((moved.status(), moved.field("location")), (308, Some("https://a.test/x?y")));
-    let curl = |path: &str, more: &[&str]| {
-        let resolve = format!("www.example.com:{}:127.0.0.1", web.port());
-        let url = format!("https://www.example.com:{}{path}", web.port());
-        let output = std::process::Command::new("curl")
-            .args(["-sS", "--cacert", authority.ca().to_str().unwrap(), "--resolve", &resolve, "-w", "\n%{http_code}"])
-            .args(more)
-            .arg(url)
-            .output()
-            .expect("curl: ./scripts/test installs it");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let curl =
+        |path: &str, more: &[&str]| curl(&authority, web.port(), path, &[&["-w", "\n%{http_code}"], more].concat());
     assert!(curl("/api/v1/users", &[]).starts_with("GET /users HTTP/1.1"));
     assert!(curl("/api/v2/users?x", &["-H", "x-beta: 1"]).starts_with("GET /v2/users?x HTTP/1.1"));
     assert_eq!(origins[3].asked().len(), 1, "beta");
@@ -383,13 +386,7 @@ pools: {{ p: {{ endpoints: [127.0.0.1:1] }} }}
         issued.keys()
     ));
     let port = floodway.address("web").port();
-    let output = std::process::Command::new("curl")
-        .args(["-sS", "-i", "--cacert", authority.ca().to_str().unwrap(), "-H", "X-A: b", "-X", "PUT", "--resolve"])
-        .arg(format!("www.example.com:{port}:127.0.0.1"))
-        .arg(format!("https://www.example.com:{port}/a/7/b/c?d=e"))
-        .output()
-        .expect("curl: ./scripts/test installs it");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = curl(&authority, port, "/a/7/b/c?d=e", &["-i", "-H", "X-A: b", "-X", "PUT"]);
     let said = |name: &str| {
         let begin = format!("x-{name}: [");
         let line = text.lines().find_map(|line| line.strip_prefix(&begin)?.trim_end().strip_suffix(']'));
