@@ -282,20 +282,19 @@ fn encode(b: u8, out: &mut Vec<u8>) {
 
 /// Appends `value`, all but unreserved characters (RFC 3986, 2.3) encoded.
 pub(super) fn encode_all(value: &[u8], out: &mut Vec<u8>) {
-    for &b in value {
-        match CLASSES[usize::from(b)] {
-            Class::Plain => out.push(b),
-            _ => encode(b, out),
-        }
-    }
+    encode_unless(|class| class == Class::Plain, value, out);
 }
 
 /// Appends `value` as a part of a segment of a path: all that would end or divide it is encoded.
 pub(super) fn encode_segment(value: &[u8], out: &mut Vec<u8>) {
+    encode_unless(|class| matches!(class, Class::Plain | Class::Delimiter), value, out);
+}
+
+fn encode_unless(stays: impl Fn(Class) -> bool, value: &[u8], out: &mut Vec<u8>) {
     for &b in value {
-        match CLASSES[usize::from(b)] {
-            Class::Plain | Class::Delimiter => out.push(b),
-            _ => encode(b, out),
+        match stays(CLASSES[usize::from(b)]) {
+            true => out.push(b),
+            false => encode(b, out),
         }
     }
 }

@@ -42,6 +42,19 @@ pub enum Placeholder {
     Header(Box<str>),
 }
 
+impl Placeholder {
+    /// Whether what fills it comes of the path of the request.
+    fn is_of_path(&self) -> bool {
+        matches!(self, Self::Capture(_) | Self::Path)
+    }
+
+    fn filled(&self, values: &dyn Values) -> Vec<u8> {
+        let mut value = Vec::new();
+        values.write(self, &mut value);
+        value
+    }
+}
+
 /// The words of those without a name of their own.
 const WORDS: [(&str, Placeholder); 14] = [
     ("client.ip", Placeholder::ClientIp),
@@ -133,12 +146,8 @@ impl Template {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Piece::Place(place @ (Placeholder::Capture(_) | Placeholder::Path)) => values.write(place, out),
-                Piece::Place(place) => {
-                    let mut value = Vec::new();
-                    values.write(place, &mut value);
-                    encode_segment(&value, out);
-                }
+                Piece::Place(place) if place.is_of_path() => values.write(place, out),
+                Piece::Place(place) => encode_segment(&place.filled(values), out),
             }
         }
     }
@@ -146,19 +155,11 @@ impl Template {
     /// Appends it as the value of a parameter of a query, encoded once: what comes of a path is encoded there already.
     pub(super) fn write_parameter(&self, values: &dyn Values, out: &mut Vec<u8>) {
         for piece in &self.0 {
-            let place = match piece {
-                Piece::Text(text) => {
-                    encode_all(text.as_bytes(), out);
-                    continue;
-                }
-                Piece::Place(place) => place,
-            };
-            let mut value = Vec::new();
-            values.write(place, &mut value);
-            if matches!(place, Placeholder::Capture(_) | Placeholder::Path) {
-                value = decoded(&value);
+            match piece {
+                Piece::Text(text) => encode_all(text.as_bytes(), out),
+                Piece::Place(place) if place.is_of_path() => encode_all(&decoded(&place.filled(values)), out),
+                Piece::Place(place) => encode_all(&place.filled(values), out),
             }
-            encode_all(&value, out);
         }
     }
 
