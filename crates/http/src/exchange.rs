@@ -13,8 +13,8 @@ use floodway_config::{Action, Http, HttpRoute, RequestKey, SplitPools};
 use floodway_flow::Reason;
 use floodway_net::Peer;
 use floodway_policy::Asked;
-use floodway_policy::http::{Headers, HttpAsked, cookie_value};
-use floodway_runtime::{Listener, Phases, RequestRecord, Turn, Wire};
+use floodway_policy::http::HttpAsked;
+use floodway_runtime::{Listener, Phases, RequestRecord, Turn, Wire, key_of_request};
 
 use crate::answer::{Answer, fields_of, location, write_answer, write_error};
 use crate::connection::{After, send_all};
@@ -202,22 +202,15 @@ impl<'a> Exchange<'a> {
 
     /// What keeps the client at its pool, and the cookie that it is given for that.
     fn key_of(&self, turn: &Turn<'_>, split: &SplitPools) -> (Option<u64>, Option<String>) {
-        match &split.by_request {
-            None => (None, None),
-            Some(RequestKey::Header(name)) => (self.request.get(name).map(|value| hash::of(&value)), None),
-            Some(RequestKey::Cookie(name)) => match self
-                .request
-                .get("cookie")
-                .and_then(|all| cookie_value(&all, name).filter(|v| !v.is_empty()).map(hash::of))
-            {
-                Some(key) => (Some(key), None),
-                None => {
-                    let value = format!("{:016x}", turn.visit().random());
-                    let secure = if self.wire.is_tls() { "; Secure" } else { "" };
-                    let line = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
-                    (Some(hash::of(value.as_bytes())), Some(line))
-                }
-            },
+        let Some(by) = &split.by_request else { return (None, None) };
+        match (key_of_request(by, &self.request), by) {
+            (None, RequestKey::Cookie(name)) => {
+                let value = format!("{:016x}", turn.visit().random());
+                let secure = if self.wire.is_tls() { "; Secure" } else { "" };
+                let line = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
+                (Some(hash::of(value.as_bytes())), Some(line))
+            }
+            (key, _) => (key, None),
         }
     }
 

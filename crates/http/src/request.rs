@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use floodway_config::Http;
-use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host, same_name, separator};
+use floodway_policy::http::{Headers, TargetFault, canonical, canonical_host, field_value};
 
 use crate::h1::body::Framing;
 use crate::h1::head::{Fault, FirstLine, Head, Span, tokens};
@@ -195,16 +195,7 @@ impl Request {
 
 impl Headers for Request {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        // Whoever reads `_` for `-` reads the one for the other: who asks for one is told of both.
-        let mut found = self.head.each(&self.bytes).filter(|(own, _)| same_name(own, name.as_bytes()));
-        let (_, first) = found.next()?;
-        let mut value = Cow::Borrowed(first);
-        for (_, more) in found {
-            let all = value.to_mut();
-            all.extend_from_slice(separator(name).as_bytes());
-            all.extend_from_slice(more);
-        }
-        Some(value)
+        field_value(self.head.each(&self.bytes), name)
     }
 }
 

@@ -8,7 +8,7 @@ mod target;
 mod template;
 mod ties;
 
-pub use conditions::{Condition, Headers, ValuePattern, cookie_value, same_name, separator};
+pub use conditions::{Condition, Headers, ValuePattern, cookie_value, field_value, same_name};
 pub use path::{NoPath, PathPattern};
 pub use rewrite::{Edits, PathRewrite, Rewrite};
 pub use router::{HttpAsked, HttpMatch, HttpRouter};

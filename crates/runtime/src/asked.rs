@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use floodway_balance::hash;
-use floodway_config::{Http, RequestKey};
-use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host, cookie_value, same_name, separator};
+use floodway_config::Http;
+use floodway_policy::http::{Headers, HttpAsked, canonical, canonical_host, field_value};
 use floodway_policy::{Asked, Mismatch};
 
 /// A request that somebody asks about.
@@ -50,16 +49,6 @@ impl AskedRequest {
         })
     }
 
-    /// What keeps it at its pool.
-    pub(crate) fn key(&self, key: &RequestKey) -> Option<u64> {
-        match key {
-            RequestKey::Header(name) => self.get(name).map(|value| hash::of(&value)),
-            RequestKey::Cookie(name) => {
-                cookie_value(&self.get("cookie")?, name).filter(|value| !value.is_empty()).map(hash::of)
-            }
-        }
-    }
-
     /// Which of the routes of `http` takes it, and why the others do not, the one that goes before the others first; the path and the
     /// query that it has.
     ///
@@ -95,8 +84,6 @@ pub(crate) struct Routed {
 
 impl Headers for AskedRequest {
     fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let same = self.headers.iter().filter(|(own, _)| same_name(own.as_bytes(), name.as_bytes()));
-        let all: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
-        (!all.is_empty()).then(|| Cow::Owned(all.join(separator(name)).into_bytes()))
+        field_value(self.headers.iter().map(|(own, value)| (own.as_bytes(), value.as_bytes())), name)
     }
 }

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use floodway_balance::hash;
-use floodway_config::FlowKey;
+use floodway_config::{FlowKey, RequestKey};
 use floodway_net::{Peer, Socket};
+use floodway_policy::http::{Headers, cookie_value};
 
 use crate::introduction::Introduction;
 use crate::known::Known;
@@ -30,6 +31,17 @@ impl Incoming for Socket {
 /// The key of a session of who came as `client` says; `None` where it has none (a client on a unix socket): then it goes anywhere.
 pub(crate) fn of(key: FlowKey, session: &Session, client: &impl Incoming) -> Option<u64> {
     of_client(key, session.client(), session.known(), client)
+}
+
+/// The key of a request; `None` where it does not have what it is known by.
+#[must_use]
+pub fn of_request(key: &RequestKey, headers: &dyn Headers) -> Option<u64> {
+    match key {
+        RequestKey::Header(name) => headers.get(name).map(|value| hash::of(&value)),
+        RequestKey::Cookie(name) => {
+            cookie_value(&headers.get("cookie")?, name).filter(|value| !value.is_empty()).map(hash::of)
+        }
+    }
 }
 
 /// The key of a client.

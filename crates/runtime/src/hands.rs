@@ -199,7 +199,7 @@ pub fn explain(snapshot: &Snapshot, listener: usize, question: &Question, now: D
         Action::Split(split) => {
             let serving: Vec<PoolId> =
                 split.pools.iter().zip(split.split.weights()).filter(|(_, w)| **w > 0).map(|(p, _)| *p).collect();
-            let by_request = || question.request.as_ref()?.key(split.by_request.as_ref()?);
+            let by_request = || crate::flow_key::of_request(split.by_request.as_ref()?, question.request.as_ref()?);
             let key = split.by.and_then(|key| key_of(config, question, key)).or_else(by_request);
             match (key, serving.as_slice()) {
                 (Some(key), _) => Some(crate::routing::part(split, snapshot, Some(key), 0)),

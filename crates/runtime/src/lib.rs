@@ -51,6 +51,7 @@ pub use counters::{BothWays, Count, Failure, Lanes, Rejection, TIME_BUCKETS, Tim
 pub use discovery::{SourceSeen, SourceState};
 pub use floodway_policy::Ban;
 pub use floodway_tls::{Facts as TlsFacts, KeyLogFile};
+pub use flow_key::of_request as key_of_request;
 pub use handler::{Flow, Handler};
 pub use hands::{Explained, Question, SessionDetail, explain, fresh_snapshot};
 pub use identities::{CertificateState, look_at_identities};

@@ -363,9 +363,8 @@ impl Turn<'_> {
     }
 
     /// `bytes` of the request's or of the response's body were passed on.
-    pub fn passed(&self, direction: Direction, bytes: usize) {
+    pub fn passed(&self, direction: Direction, bytes: u64) {
         let (session, context) = (&self.of.session, self.context());
-        let bytes = bytes as u64;
         session.passed(direction, bytes, self.visit.now());
         if let Some(lanes) = session.traffic() {
             let both: &BothWays = &lanes.of(context.worker).bytes;

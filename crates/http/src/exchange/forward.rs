@@ -227,7 +227,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
         let step = self.request.step(self.x.wire, self.x.ahead, &mut self.upstream.wire, (visit, scratch), cx);
         let passed = self.request.passed() - before;
         if passed > 0 {
-            self.turn.passed(Direction::ToEndpoint, usize::try_from(passed).unwrap_or(usize::MAX));
+            self.turn.passed(Direction::ToEndpoint, passed);
         }
         if self.request.is_too_long() {
             return Err(self.instead(413, "its body is longer than it may be", Reason::Limit));
@@ -377,7 +377,7 @@ impl<'r, 'x, 't> Relay<'r, 'x, 't> {
 
     fn passed_to_client(&mut self, bytes: u64) {
         if bytes > 0 {
-            self.turn.passed(Direction::ToClient, usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.turn.passed(Direction::ToClient, bytes);
             self.pace.bytes += bytes;
         }
     }

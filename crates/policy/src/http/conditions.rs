@@ -20,10 +20,19 @@ pub fn same_name(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| folded(*a) == folded(*b))
 }
 
-/// What is written between the values of several lines of field `name`.
-#[must_use]
-pub fn separator(name: &str) -> &'static str {
-    if name == "cookie" { "; " } else { ", " }
+/// The value of field `name`, as [`Headers::get`] tells it, among `lines`, which are names and values.
+pub fn field_value<'a>(lines: impl Iterator<Item = (&'a [u8], &'a [u8])>, name: &str) -> Option<Cow<'a, [u8]>> {
+    // Whoever reads `_` for `-` reads the one for the other: who asks for one is told of both.
+    let mut found = lines.filter(|(own, _)| same_name(own, name.as_bytes()));
+    let (_, first) = found.next()?;
+    let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
+    let mut value = Cow::Borrowed(first);
+    for (_, more) in found {
+        let all = value.to_mut();
+        all.extend_from_slice(separator);
+        all.extend_from_slice(more);
+    }
+    Some(value)
 }
 
 /// What one value must be.
